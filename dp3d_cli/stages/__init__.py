@@ -1,0 +1,1 @@
+"""First floor: one module per stage (what happens to one item) over a shared engine."""

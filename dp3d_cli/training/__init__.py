@@ -1,0 +1,1 @@
+"""Training of every network in `dp3d_cli.core`."""
