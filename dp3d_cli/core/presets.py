@@ -63,7 +63,7 @@ class SamplerSettings(_Section):
     """The denoising run. Names are those of diffusers.
 
     Attributes:
-        scheduler: "ddim", "dpmsolver++" or "unipc".
+        scheduler: "ddim", "dpm-solver++" or "unipc".
         num_inference_steps: network evaluations per view.
         guidance_scale: weight of classifier-free guidance; 1 skips the unconditional branch.
         eta: DDIM noise added back at each step, in [0, 1].
@@ -77,7 +77,7 @@ class SamplerSettings(_Section):
         view_group: how views are grouped.
     """
 
-    scheduler: Literal["ddim", "dpmsolver++", "unipc"] = "ddim"
+    scheduler: Literal["ddim", "dpm-solver++", "unipc"] = "ddim"
     num_inference_steps: int = Field(default=50, ge=1, le=1000)
     guidance_scale: float = Field(default=3.0, ge=1.0, le=30.0)
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
