@@ -61,9 +61,7 @@ def look_at_cam2world(
     """
     yaws, pitches = np.broadcast_arrays(np.atleast_1d(np.asarray(yaw, float)), np.asarray(pitch, float))
     if yaws.ndim != 1 or not (np.isfinite(yaws).all() and np.isfinite(pitches).all()):
-        raise ValueError(
-            f"yaw and pitch must be finite numbers or [V] arrays of them, got {yaw} and {pitch}."
-        )
+        raise ValueError("yaw and pitch must be finite numbers, or arrays [V] of them.")
     if not radius > 0:
         raise ValueError(f"The radius must be positive, got {radius}.")
     vertical = np.clip(np.pi / 2 + pitches, _POLE_MARGIN, np.pi - _POLE_MARGIN)
@@ -216,6 +214,27 @@ class Camera:
 
 
 @dataclass(frozen=True)
+class Rig:
+    """The sphere that look-at cameras stand on, and their lens.
+
+    Attributes:
+        radius: distance of the cameras from the world origin, world units, > 0.
+        pivot: the point that they look at, world units.
+        focal: focal length in image widths, > 0.
+    """
+
+    radius: float = RADIUS
+    pivot: tuple[float, float, float] = PIVOT
+    focal: float = FOCAL
+
+
+FFHQ_RIG = Rig()
+"""EG3D's rig for FFHQ portraits."""
+PANOHEAD_RIG = Rig(pivot=(0.0, 0.0, 0.0))
+"""PanoHead's rig for whole heads."""
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """Target cameras in the order of their views.
 
@@ -247,13 +266,18 @@ class Trajectory:
         pitches: Iterable[float],
         *,
         closed: bool = False,
-        radius: float = RADIUS,
-        pivot: tuple[float, float, float] = PIVOT,
-        focal: float = FOCAL,
+        rig: Rig = FFHQ_RIG,
     ) -> Trajectory:
-        """Look-at cameras at paired angles [rad] (see `look_at_cam2world`)."""
-        matrices = look_at_cam2world(np.array(list(yaws)), np.array(list(pitches)), radius, pivot)
-        intrinsics = normalised_intrinsics(focal)
+        """Look-at cameras at paired angles [rad] (see `look_at_cam2world`).
+
+        Raises:
+            ValueError: no angles, or not as many yaws as pitches.
+        """
+        yaw_array, pitch_array = np.array(list(yaws), float), np.array(list(pitches), float)
+        if yaw_array.shape != pitch_array.shape:
+            raise ValueError(f"{len(yaw_array)} yaws cannot be paired with {len(pitch_array)} pitches.")
+        matrices = look_at_cam2world(yaw_array, pitch_array, rig.radius, rig.pivot)
+        intrinsics = normalised_intrinsics(rig.focal)
         return cls(name, tuple(Camera(matrix, intrinsics) for matrix in matrices), closed)
 
     def __len__(self) -> int:
