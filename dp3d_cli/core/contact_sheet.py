@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from dp3d_cli.core.images import resize
+
 Picture = NDArray[np.uint8]
 
 _PAPER = (255, 255, 255)
@@ -74,7 +76,7 @@ def contact_sheet(
             x = left + column * (side + gap)
             inset = ((side - picture.shape[1]) // 2, (side - picture.shape[0]) // 2)
             sheet.paste(Image.fromarray(picture), (x + inset[0], y + inset[1]))
-    return np.asarray(sheet).copy()
+    return np.array(sheet, dtype=np.uint8)
 
 
 def fit(image: Picture, side: int) -> Picture:
@@ -84,7 +86,7 @@ def fit(image: Picture, side: int) -> Picture:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if size == (width, height):
         return image
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), dtype=np.uint8)
+    return resize(image, (size[1], size[0]))
 
 
 def _wrap(
