@@ -158,7 +158,8 @@ def resize(image: NDArray[np.uint8], size: int | tuple[int, int]) -> NDArray[np.
     if image.shape[:2] == (height, width):
         return image.copy()
     source = Image.fromarray(np.ascontiguousarray(image))
-    return np.array(source.resize((width, height), Image.Resampling.LANCZOS), np.uint8)
+    resized: NDArray[np.uint8] = np.array(source.resize((width, height), Image.Resampling.LANCZOS))
+    return resized
 
 
 def _read_head(path: Path) -> bytes:
