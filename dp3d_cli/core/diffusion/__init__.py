@@ -1,0 +1,1 @@
+"""The diffusion core: networks, noise, samplers, pipeline and converter of DiffPortrait3D."""

@@ -1,0 +1,385 @@
+"""`DiffPortraitPipeline`: references and camera conditions in, views out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from dp3d_cli.core.diffusion.codec import decode_latents, downsampling, encode_images
+from dp3d_cli.core.diffusion.configs import Sizes, build_networks
+from dp3d_cli.core.diffusion.control import ViewControlNet
+from dp3d_cli.core.diffusion.denoising import Conditions, Denoiser, Guidance, MidViewAttention
+from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
+from dp3d_cli.core.diffusion.noise import draw_views, three_d_aware_noise, view_generator
+from dp3d_cli.core.diffusion.prompt import EmptyPrompt
+from dp3d_cli.core.diffusion.reference_unet import ReferenceUNet
+from dp3d_cli.core.diffusion.sampler import (
+    NO_QUIRKS,
+    PredictionType,
+    Quirks,
+    Scheduler,
+    clean_latents,
+    ddim_scheduler,
+    plan_timesteps,
+)
+from dp3d_cli.core.diffusion.view_unet import ViewUNet
+
+Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
+"""A tensor [N, 3, H, W] in [-1, 1], uint8 RGB arrays [N, H, W, 3], or PIL images. One image may lack the first axis."""
+
+OutputType = Literal["pil", "np", "pt"]
+
+
+@dataclass(frozen=True)
+class DiffPortraitOutput:
+    """What the pipeline returns.
+
+    Attributes:
+        images: "pt": [V, 3, H, W] float32 in [-1, 1]; "np": uint8 [V, H, W, 3]; "pil": a list of V images.
+        latents: [V, C, h, w] float32, before decoding.
+    """
+
+    images: Tensor | np.ndarray | list[Image.Image]
+    latents: Tensor
+
+
+def to_image_tensor(images: Images, device: torch.device) -> Tensor:
+    """Images of any accepted kind as float32 [N, 3, H, W] in [-1, 1].
+
+    Raises:
+        ValueError: wrong shape or kind, or images of different sizes.
+    """
+    if isinstance(images, Tensor):
+        tensor = images if images.ndim == 4 else images[None]
+        if not tensor.is_floating_point():
+            raise ValueError(
+                "image tensors are floating point in [-1, 1]; pass 8-bit images as arrays [N, H, W, 3]"
+            )
+        tensor = tensor.to(device, torch.float32)
+    else:
+        if isinstance(images, Image.Image):
+            images = [images]
+        if not isinstance(images, np.ndarray):
+            if len({image.size for image in images}) != 1:
+                raise ValueError("the images of one call have one size")
+            images = np.stack([np.asarray(image.convert("RGB")) for image in images])
+        array = images if images.ndim == 4 else images[None]
+        if array.dtype != np.uint8:
+            raise ValueError(f"image arrays are uint8, not {array.dtype}")
+        tensor = (
+            torch.from_numpy(np.ascontiguousarray(array)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        )
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or tensor.shape[0] == 0:
+        raise ValueError(f"expected RGB images [N, 3, H, W], got {tuple(tensor.shape)}")
+    return tensor
+
+
+def to_uint8(images: Tensor, *, truncate: bool = False) -> np.ndarray:
+    """Images [N, 3, H, W] in [-1, 1] as uint8 [N, H, W, 3], rounded, or cut off as the released code does."""
+    levels = (images.float().clamp(-1, 1) + 1) * 127.5
+    levels = levels if truncate else levels.round()
+    array: np.ndarray = levels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    return array
+
+
+class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers carries no types
+    """Novel views of a person from one or more portraits.
+
+    `from_pretrained` and `save_pretrained` are diffusers' own.
+
+    Args:
+        unet: backbone.
+        reference_unet: appearance reference network.
+        controlnet: view control network.
+        vae: image codec.
+        empty_prompt: stored empty-prompt embedding.
+        scheduler: DDIM, DPM-Solver++ or UniPC; it also fixes the prediction type.
+        mid_view_attention: calls in which the backbone's middle view attention runs; the published weights expect
+            "unconditional".
+    """
+
+    def __init__(
+        self,
+        unet: ViewUNet,
+        reference_unet: ReferenceUNet,
+        controlnet: ViewControlNet,
+        vae: AutoencoderKL,
+        empty_prompt: EmptyPrompt,
+        scheduler: Scheduler,
+        mid_view_attention: str = "unconditional",  # diffusers reads this annotation and knows no Literal
+    ) -> None:
+        super().__init__()
+        if mid_view_attention not in ("unconditional", "always", "never"):
+            raise ValueError(
+                f"mid_view_attention is unconditional, always or never, not {mid_view_attention!r}"
+            )
+        self.register_modules(
+            unet=unet,
+            reference_unet=reference_unet,
+            controlnet=controlnet,
+            vae=vae,
+            empty_prompt=empty_prompt,
+            scheduler=scheduler,
+        )
+        self.register_to_config(mid_view_attention=mid_view_attention)
+
+    @classmethod
+    def from_sizes(
+        cls,
+        sizes: Sizes,
+        *,
+        prediction_type: PredictionType = "epsilon",
+        spacing: str = "leading",
+        mid_view_attention: MidViewAttention = "unconditional",
+    ) -> DiffPortraitPipeline:
+        """A pipeline of fresh networks, to be trained or filled."""
+        networks = build_networks(sizes)
+        return cls(
+            unet=networks.unet.eval(),
+            reference_unet=networks.reference_unet.eval(),
+            controlnet=networks.controlnet.eval(),
+            vae=networks.vae.eval(),
+            empty_prompt=networks.empty_prompt.eval(),
+            scheduler=ddim_scheduler(prediction_type, spacing=spacing),
+            mid_view_attention=mid_view_attention,
+        )
+
+    def denoiser(self, max_views_per_call: int = 16) -> Denoiser:
+        """The three networks as the denoising loop uses them."""
+        return Denoiser(
+            self.unet,
+            self.reference_unet,
+            self.controlnet,
+            self.config.mid_view_attention,
+            max_views_per_call,
+        )
+
+    def conditions(
+        self,
+        reference_latents: Tensor,
+        camera_conditions: Tensor,
+        explicit_hint: Tensor | None = None,
+    ) -> Conditions:
+        """Gather what stays the same over all timesteps; camera conditions [V, 3, H, W] in [-1, 1]."""
+        return Conditions(
+            reference_latents=reference_latents,
+            hint_embedding=self.controlnet.embed_hint(camera_conditions.to(self.controlnet.dtype)),
+            prompt=self.empty_prompt().to(self.unet.dtype),
+            explicit_hint=explicit_hint,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        references: Images,
+        camera_conditions: Images,
+        proxies: Images | None = None,
+        *,
+        confidences: Tensor | None = None,
+        coverages: Tensor | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 3.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        eta: float = 0.0,
+        noise_strength: float = 1.0,
+        refine_proxy: bool = False,
+        proxy_detail: float = 0.0,
+        seed: int = 0,
+        subject_id: str = "",
+        view_names: Sequence[str] | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+        view_group: ViewGroup | None = None,
+        closed: bool = False,
+        quirks: Quirks = NO_QUIRKS,
+        max_views_per_call: int = 16,
+        output_type: OutputType = "pil",
+        callback: Callable[[int, int, Tensor], None] | None = None,
+    ) -> DiffPortraitOutput:
+        """Synthesize one view per camera condition.
+
+        Args:
+            references: 1 to n aligned portraits of the subject.
+            camera_conditions: V images of another subject, each seen from a target camera.
+            proxies: V coarse renderings of the subject from the same cameras; None: start from pure noise.
+            confidences: [V, 1, H, W] in [0, 1], how far each proxy pixel can be trusted; None: fully.
+            coverages: [V, 1, H, W] in [0, 1], where the proxy shows the subject; None: everywhere.
+            num_inference_steps: steps for the whole way from pure noise.
+            guidance_scale: 1 skips the unconditional call.
+            guidance_interval: part of the timesteps (0 clean, 1 pure noise) that is guided.
+            eta: share of fresh noise in DDIM steps.
+            noise_strength: in [0, 1]; below 1 sampling starts later and keeps more of the proxy; 0 returns it.
+            refine_proxy: first replace the proxy by the network's estimate of the clean views at the noisiest timestep.
+            proxy_detail: in [0, 1]: give back that share of what the codec loses of the proxy, where it is trusted.
+            seed: base seed; each view derives its own from seed, `subject_id` and its name.
+            subject_id: id of the portrait.
+            view_names: V names; default "000", "001", ....
+            generators: V CPU generators instead of `seed`.
+            view_group: how views are denoised together.
+            closed: the trajectory is a ring.
+            quirks: departures of the released sampler to follow.
+            max_views_per_call: views in one forward call.
+            output_type: see `DiffPortraitOutput`.
+            callback: called after each step with its number, the timestep and the latents.
+
+        Returns:
+            Views and latents.
+
+        Raises:
+            ValueError: counts, shapes or ranges do not fit together.
+        """
+        device = self.unet.device
+        cameras = to_image_tensor(camera_conditions, device)
+        reference_images = to_image_tensor(references, device)
+        proxy_images = None if proxies is None else to_image_tensor(proxies, device)
+        views = cameras.shape[0]
+        self._check_sizes(reference_images, cameras, proxy_images)
+        if proxy_images is None and (noise_strength < 1 or refine_proxy or proxy_detail):
+            raise ValueError(
+                "noise_strength < 1, refine_proxy and proxy_detail start from proxies: none were given"
+            )
+        names = [f"{view:03d}" for view in range(views)] if view_names is None else list(view_names)
+        if generators is None:
+            generators = [view_generator(seed, subject_id, name) for name in names]
+        if len(generators) != views:
+            raise ValueError(f"{len(generators)} names or generators for {views} views")
+        shape = (
+            self.unet.config.in_channels,
+            *(side // downsampling(self.vae) for side in cameras.shape[-2:]),
+        )
+        groups = view_groups(views, view_group or ViewGroup(), closed=closed)
+
+        reference_noise = proxy_noise = None
+        if quirks.sample_posterior:
+            of_references = [
+                view_generator(seed, subject_id, f"reference {i}") for i in range(len(reference_images))
+            ]
+            reference_noise = draw_views(of_references, shape, device)
+            proxy_noise = None if proxy_images is None else draw_views(generators, shape, device)
+        proxy_latents = None
+        if proxy_images is not None:
+            proxy_latents = encode_images(self.vae, proxy_images, noise=proxy_noise)
+        conditions = self.conditions(
+            encode_images(self.vae, reference_images, noise=reference_noise),
+            cameras,
+            self._explicit_hint(proxy_latents, confidences, coverages),
+        )
+        denoiser = self.denoiser(max_views_per_call)
+        latents = draw_views(generators, shape, device)
+        timesteps = plan_timesteps(
+            self.scheduler, num_inference_steps, noise_strength, extra_steps=quirks.extra_steps
+        )
+        if refine_proxy and proxy_latents is not None:
+            proxy_latents = self._refine(proxy_latents, latents, denoiser, conditions, groups)
+        if proxy_latents is not None:
+            latents = self._start(proxy_latents, latents, timesteps, noise_strength, quirks)
+        latents = denoiser.denoise(
+            latents,
+            conditions,
+            self.scheduler,
+            timesteps,
+            groups,
+            guidance=Guidance(guidance_scale, guidance_interval),
+            eta=eta,
+            last_step=quirks.last_step,
+            draw_noise=lambda: draw_views(generators, shape, device),
+            callback=callback,
+        )
+        images = decode_latents(self.vae, latents)
+        if proxy_detail and proxy_images is not None:
+            lost = proxy_images - decode_latents(self.vae, encode_images(self.vae, proxy_images))
+            trust = 1.0 if confidences is None else confidences.to(lost)
+            images = images + proxy_detail * trust * lost
+        return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
+
+    def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:
+        multiple = downsampling(self.vae) * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        height, width = cameras.shape[-2:]
+        if height % multiple or width % multiple:
+            raise ValueError(f"image sides must be multiples of {multiple} pixels, not {height} x {width}")
+        if references.shape[-2:] != cameras.shape[-2:]:
+            raise ValueError(
+                f"references are {tuple(references.shape[-2:])} pixels, camera conditions {(height, width)}: "
+                "resize them to one size"
+            )
+        if proxies is not None and proxies.shape != cameras.shape:
+            raise ValueError(
+                f"proxies {tuple(proxies.shape)} do not match camera conditions {tuple(cameras.shape)}"
+            )
+
+    def _explicit_hint(
+        self, proxy_latents: Tensor | None, confidences: Tensor | None, coverages: Tensor | None
+    ) -> Tensor | None:
+        """Proxy latents, confidence and coverage at latent resolution, if the backbone takes them."""
+        if not self.unet.config.explicit_hint_channels:
+            return None
+        if proxy_latents is None:
+            raise ValueError("this network is guided by proxies: pass `proxies`")
+        return explicit_hint(proxy_latents, confidences, coverages).to(self.unet.dtype)
+
+    def _refine(
+        self,
+        proxy_latents: Tensor,
+        noise: Tensor,
+        denoiser: Denoiser,
+        conditions: Conditions,
+        groups: Sequence[tuple[int, ...]],
+    ) -> Tensor:
+        """The network's estimate of the clean views from almost pure noise: their mean, given all conditions."""
+        last = int(self.scheduler.config.num_train_timesteps) - 1
+        noisy = three_d_aware_noise(proxy_latents, noise, self.scheduler.alphas_cumprod[last])
+        prediction = denoiser.predict_groups(noisy, last, conditions, groups)
+        return clean_latents(self.scheduler, prediction, last, noisy)
+
+    def _start(
+        self,
+        proxy_latents: Tensor,
+        noise: Tensor,
+        timesteps: Sequence[int],
+        noise_strength: float,
+        quirks: Quirks,
+    ) -> Tensor:
+        if not timesteps:
+            return proxy_latents
+        start = timesteps[0]
+        if noise_strength == 1 and quirks.start_noise_timestep is not None:
+            start = quirks.start_noise_timestep
+        return three_d_aware_noise(proxy_latents, noise, self.scheduler.alphas_cumprod[start])
+
+
+def explicit_hint(proxy_latents: Tensor, confidences: Tensor | None, coverages: Tensor | None) -> Tensor:
+    """The explicit hint: proxy latents, then confidence and coverage averaged over each latent's area.
+
+    Args:
+        proxy_latents: [V, C, h, w] scaled latents.
+        confidences: [V, 1, H, W] in [0, 1]; None: 1.
+        coverages: [V, 1, H, W] in [0, 1]; None: 1.
+
+    Returns:
+        [V, C + 2, h, w].
+    """
+    size = proxy_latents.shape[-2:]
+    ones = torch.ones_like(proxy_latents[:, :1])
+    maps = [
+        ones if each is None else functional.adaptive_avg_pool2d(each.to(ones), size)
+        for each in (confidences, coverages)
+    ]
+    return torch.cat([proxy_latents, *maps], dim=1)
+
+
+def _as_output(
+    images: Tensor, output_type: OutputType, truncate: bool
+) -> Tensor | np.ndarray | list[Image.Image]:
+    if output_type == "pt":
+        return images
+    array = to_uint8(images, truncate=truncate)
+    if output_type == "np":
+        return array
+    return [Image.fromarray(view) for view in array]
