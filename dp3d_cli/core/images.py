@@ -156,7 +156,7 @@ def resize(image: NDArray[np.uint8], size: int | tuple[int, int]) -> NDArray[np.
     if height < 1 or width < 1:
         raise ValueError(f"size must be positive, got {height} x {width}")
     if image.shape[:2] == (height, width):
-        return image.copy()
+        return np.copy(image)
     source = Image.fromarray(np.ascontiguousarray(image))
     resized: NDArray[np.uint8] = np.array(source.resize((width, height), Image.Resampling.LANCZOS))
     return resized

@@ -1,8 +1,8 @@
 """The embedded face detector: OpenCV's Haar cascades, which ship inside opencv-python < 5.
 
 The pictures are searched in grey at 640 px with equalised contrast. One cascade alone takes coins, cats and
-stains for faces now and then, and a leaning face makes false finds more likely than the true one. So a find is
-*clear* only when a second, independently trained cascade agrees and both are sure; in this order:
+stains for faces now and then, and a leaning face makes false finds more likely than the true one. So a find
+is *clear* only when a second, independently trained cascade agrees and both are sure; in this order:
 
     1. upright, if the best find is clear;
     2. turned by +-20 and +-40 degrees, clear finds only, the best angle;
@@ -17,7 +17,7 @@ the width of an EG3D crop.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -51,9 +51,9 @@ _MAX_EYE_ROLL = math.radians(25)
 class OpenCVDetector:
     """Haar cascades; near-frontal faces. One instance must not be used by several threads at once."""
 
-    name = "opencv"
-
     def __init__(self) -> None:
+        self.name = "opencv"
+        self.weights: Mapping[str, str] = {}  # the cascades are part of opencv-python
         self._first = _load_cascade("haarcascade_frontalface_default.xml")
         self._second = _load_cascade("haarcascade_frontalface_alt2.xml")
         self._eyes = _load_cascade("haarcascade_eye_tree_eyeglasses.xml")
