@@ -9,8 +9,7 @@ pixels differ by at most 1 of 255.
 With a face box alone, the box is brought to the place that it has, on average, in such crops (ours).
 
 Symbols: W, H the picture's size [px]; s the scale of EG3D's virtual resized picture of w x h px; R1, R2 the
-    rows
-of the fitted 2x3 matrix; t its shift in a frame whose y axis points up (y_up = H - 1 - y).
+rows of the fitted 2x3 matrix; t its shift in a frame whose y axis points up (y_up = H - 1 - y).
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ class InsightFaceDetector:
             raise WeightsError(
                 f"{models}: no insightface detection model ({_DETECTOR_FILES}) in this folder. "
                 "Get the model pack buffalo_l with `insightface-cli model.download buffalo_l` (for research "
-                "use only) and give its folder with --models, or use --backend opencv, which needs no
-                models.", reason="missing-weights",
+                "use only) and give its folder with --models, or take --backend opencv, which needs none.",
+                reason="missing-weights",
             )
         self.name = "insightface"
         self.weights: Mapping[str, str] = {file.name: sha256(file)}
