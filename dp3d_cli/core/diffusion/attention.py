@@ -1,6 +1,7 @@
 """Self-attention that also looks at reference portraits, and the spatial transformer around it.
 
-Axes: B subjects, V views of each, N = B * V, T tokens, C channels, n references of one subject. A batch of views is
+Axes: B subjects, V views of each, N = B * V, T tokens, C channels, n references of one subject. A batch of
+    views is
 ordered subject by subject: index = b * V + v.
 """
 
@@ -24,8 +25,8 @@ class ReferenceBank:
     """What the reference network saw: one entry per self-attention, in the order in which they run.
 
     Attributes:
-        features: for each layer [B, n * T, C], the tokens after that layer's first norm; the references of a subject
-            follow one another along the tokens (DiffPortrait3D, arXiv 2312.13016, Eq. (5)).
+        features: for each layer [B, n * T, C], the tokens after that layer's first norm; the references of a
+            subject follow one another along the tokens (DiffPortrait3D, arXiv 2312.13016, Eq. (5)).
     """
 
     features: tuple[Tensor, ...]
@@ -46,7 +47,8 @@ class ProjectedBank:
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """[N, T, C] to [N, heads, T, C / heads]."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, length, width = tokens.shape
+    return tokens.view(batch, length, heads, width // heads).transpose(1, 2)
 
 
 def repeat_over_views(tensor: Tensor, batch: int) -> Tensor:
@@ -66,7 +68,7 @@ def repeat_over_views(tensor: Tensor, batch: int) -> Tensor:
 
 
 class SharedContextAttnProcessor:
-    """Attention whose context may be shared: one context for all views, and references appended to the own tokens.
+    """Attention whose context may be shared by the views, with references appended to the own tokens.
 
     softmax((x Wq) ([x ; ref] Wk)^T / sqrt(d)) ([x ; ref] Wv), own tokens first (DiffPortrait3D, Eq. (4)). The
     context's projections are made at the context's own batch size, never once per view.
@@ -117,6 +119,12 @@ def project_keys_values(attn: Attention, tokens: Tensor) -> KeysValues:
     return split_heads(attn.to_k(tokens), attn.heads), split_heads(attn.to_v(tokens), attn.heads)
 
 
+def self_attention_input(module: Transformer2DModel, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens [N, H * W, C] of a spatial transformer, before and after the norm of its self-attention."""
+    tokens = module.proj_in(module.norm(hidden_states)).flatten(2).transpose(1, 2)
+    return tokens, module.transformer_blocks[0].norm1(tokens)
+
+
 def spatial_transformer(
     module: Transformer2DModel,
     hidden_states: Tensor,
@@ -125,10 +133,10 @@ def spatial_transformer(
     reference: KeysValues | None = None,
     record: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
-    """One spatial transformer of depth 1: norm, 1x1 convolution, transformer block, 1x1 convolution, residual.
+    """One spatial transformer of depth 1 with its norm, 1x1 convolutions and residual.
 
-    The module's own `forward` cannot pass references to the self-attention alone nor hand out its input, so its parts
-    are run here, in the same order.
+    The module's own `forward` cannot pass references to the self-attention alone nor hand out its input, so
+    its parts are run here, in the same order.
 
     Args:
         module: the layer.
@@ -142,8 +150,7 @@ def spatial_transformer(
     """
     height, width = hidden_states.shape[-2:]
     block = module.transformer_blocks[0]
-    tokens = module.proj_in(module.norm(hidden_states)).flatten(2).transpose(1, 2)
-    normed = block.norm1(tokens)
+    tokens, normed = self_attention_input(module, hidden_states)
     if record is not None:
         record(normed)
     tokens = tokens + block.attn1(normed, reference=reference)

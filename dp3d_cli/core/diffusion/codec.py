@@ -1,7 +1,7 @@
 """Images to latents and back, in slices.
 
-The codec is diffusers' `AutoencoderKL`. One that takes 3 * p * p channels works on images whose patches of p x p pixels
-have become channels; p follows from the channel count.
+The codec is diffusers' `AutoencoderKL`. One that takes 3 * p * p channels works on images whose patches of p
+x p pixels have become channels; p follows from the channel count.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def encode_images(
     Args:
         vae: the codec.
         images: [N, 3, H, W] RGB in [-1, 1].
-        noise: [N, C, h, w] unit Gaussian: return mean + std * noise, the posterior sample which the released pipeline
-            uses. None: the posterior's mean.
+        noise: [N, C, h, w] unit Gaussian: return mean + std * noise, the posterior sample which the released
+            pipeline uses. None: the posterior's mean.
         slice_size: images encoded at once.
 
     Returns:
@@ -54,14 +54,15 @@ def encode_images(
         posterior = vae.encode(functional.pixel_unshuffle(images[part].to(dtype), patch)).latent_dist
         mean = posterior.mean.float()
         latents.append(mean if noise is None else mean + posterior.std.float() * noise[part])
-    return torch.cat(latents) * vae.config.scaling_factor
+    scaled: Tensor = torch.cat(latents) * vae.config.scaling_factor
+    return scaled
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor, *, slice_size: int = 4) -> Tensor:
     """Decode scaled latents [N, C, h, w] to images [N, 3, H, W], RGB float32 around [-1, 1], not clamped."""
     patch, dtype = patch_size(vae), vae.dtype
     images = []
-    for part in latents.split(slice_size):
+    for part in torch.split(latents, slice_size):
         decoded = vae.decode((part / vae.config.scaling_factor).to(dtype)).sample
         images.append(functional.pixel_shuffle(decoded, patch).float())
     return torch.cat(images)

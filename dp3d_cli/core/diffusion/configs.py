@@ -92,7 +92,7 @@ def sd15() -> Sizes:
 
 
 def nano() -> Sizes:
-    """The embedded network: 256 x 256 pixels, 16-channel latents of 32 x 32, views mixed at 16 x 16 and below."""
+    """The embedded network: 256 x 256 pixels, latents of 32 x 32, views mixed at 16 x 16 and below."""
     return Sizes(
         trunk=TrunkSizes(
             in_channels=16,

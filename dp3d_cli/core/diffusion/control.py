@@ -1,4 +1,4 @@
-"""The view control network: it tells the backbone the camera, through an image of another subject seen from it."""
+"""The view control network: it tells the backbone the camera by an image of another subject seen from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,7 +40,8 @@ class ViewControlNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         cross_attention_dim: width of the prompt embedding.
         norm_num_groups: groups of all group norms.
         hint_channels: widths of the image encoder; each step from one to the next halves the resolution.
-        hint_patch_size: patches of this many pixels become channels before the encoder (1: none, as published).
+        hint_patch_size: patches of this many pixels become channels before the encoder (1: none, as
+            published).
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
@@ -78,11 +78,10 @@ class ViewControlNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         self.controlnet_down_blocks = nn.ModuleList(nn.Conv2d(width, width, 1) for width in kept)
         self.controlnet_mid_block = nn.Conv2d(widths[-1], widths[-1], 1)
         for conv in (*self.controlnet_down_blocks, self.controlnet_mid_block):
-            nn.init.zeros_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            trunk.zero_init(conv)
 
     def embed_hint(self, camera_conditions: Tensor) -> Tensor:
-        """Encode camera conditions [V, 3, H, W] in [-1, 1] to [V, C0, h, w]; independent of timestep and latents."""
+        """Encode camera conditions [V, 3, H, W] in [-1, 1] to [V, C0, h, w], the same for all timesteps."""
         hint: Tensor = self.controlnet_cond_embedding(
             functional.pixel_unshuffle(camera_conditions, self.config.hint_patch_size)
         )
@@ -104,13 +103,11 @@ class ViewControlNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         """
         temb = trunk.embed_timestep(self.time_proj, self.time_embedding, timestep, sample.shape[0], sample)
 
-        def attend(layer: Transformer2DModel, hidden: Tensor) -> Tensor:
+        def attend(layer: nn.Module, hidden: Tensor) -> Tensor:
             return spatial_transformer(layer, hidden, encoder_hidden_states)
 
         kept = trunk.run_down_blocks(self.down_blocks, self.conv_in(sample) + hint_embedding, temb, attend)
-        hidden = self.mid_block.resnets[0](kept[-1], temb)
-        hidden = attend(self.mid_block.attentions[0], hidden)
-        hidden = self.mid_block.resnets[1](hidden, temb)
+        hidden = trunk.run_mid_block(self.mid_block, kept[-1], temb, attend)
         return ControlResiduals(
             tuple(conv(skip) for conv, skip in zip(self.controlnet_down_blocks, kept, strict=True)),
             self.controlnet_mid_block(hidden),

@@ -1,8 +1,8 @@
 """The denoising loop over all views of one portrait, and what is computed only once in it.
 
-Once per portrait: the camera conditions' embedding. Once per timestep: the reference network, at the batch of the
-references themselves, and the projection of its features. Never: the reference and control networks for the
-unconditional call.
+Once per portrait: the camera conditions' embedding. Once per timestep: the reference network, at the batch of
+the references themselves, and the projection of its features. Never: the reference and control networks for
+the unconditional call.
 """
 
 from __future__ import annotations
@@ -69,8 +69,10 @@ class Denoiser:
         unet: backbone.
         reference_unet: appearance reference network.
         controlnet: view control network.
-        mid_view_attention: calls in which the backbone's middle view attention runs (released: "unconditional").
-        max_views_per_call: views in one forward call; whole groups only. Halves when a CUDA device runs out of memory.
+        mid_view_attention: calls in which the backbone's middle view attention runs (released:
+            "unconditional").
+        max_views_per_call: views in one forward call; whole groups only. Halves when a CUDA device runs out
+            of memory.
     """
 
     unet: ViewUNet

@@ -1,4 +1,4 @@
-"""Which views are denoised together. Views within a group see one another; groups run in lockstep over the timesteps."""
+"""Which views are denoised together: the views of a group see one another, groups run in lockstep."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class ViewGroup:
 
     Attributes:
         size: largest number of views in a group, 1 to 32; DiffPortrait3D uses 8.
-        kind: "contiguous": 0..7, 8..15, ...; what is left over forms a smaller last group (the released code drops it).
-            "strided": every g-th view, so that each group spans the whole trajectory.
-            "overlap": windows that share `overlap` views with the next; where windows meet, predictions are averaged.
+        kind: "contiguous": 0..7, 8..15, ...; what is left over forms a smaller last group (the released code
+            drops it). "strided": every g-th view, so that each group spans the whole trajectory.
+            "overlap": windows that share `overlap` views with the next; where windows meet, predictions are
+            averaged.
         overlap: shared views of neighbouring windows, 0 <= overlap < size; used by "overlap" only.
     """
 
@@ -43,7 +44,8 @@ def view_groups(num_views: int, group: ViewGroup, *, closed: bool = False) -> li
     Args:
         num_views: at least 1.
         group: size and kind.
-        closed: the trajectory is a ring: overlapping windows run across its seam. No effect on the other kinds.
+        closed: the trajectory is a ring: overlapping windows run across its seam. No effect on the other
+            kinds.
 
     Returns:
         Groups of view indices, each of at most `group.size` different views, in the order of the trajectory.

@@ -25,12 +25,14 @@ def view_generator(seed: int, subject_id: str, view: str) -> torch.Generator:
 
 
 def draw_views(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
-    """One unit Gaussian per view, [V, *shape] float32, drawn on the CPU so that every device sees the same numbers."""
+    """One unit Gaussian per view, [V, *shape] float32, drawn on the CPU: the same numbers on every device."""
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)
 
 
 def three_d_aware_noise(proxy_latents: Tensor, noise: Tensor, alpha_cumprod: Tensor | float) -> Tensor:
-    """Diffuse the proxy: x = sqrt(abar) E(proxy) + sqrt(1 - abar) noise (DiffPortrait3D, arXiv 2312.13016, Sec. 3.4).
+    """Diffuse the proxy: x = sqrt(abar) E(proxy) + sqrt(1 - abar) noise.
+
+    DiffPortrait3D (arXiv 2312.13016), Sec. 3.4.
 
     Args:
         proxy_latents: [V, C, h, w] scaled latents of the proxy views.

@@ -33,7 +33,7 @@ from dp3d_cli.core.diffusion.sampler import (
 from dp3d_cli.core.diffusion.view_unet import ViewUNet
 
 Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
-"""A tensor [N, 3, H, W] in [-1, 1], uint8 RGB arrays [N, H, W, 3], or PIL images. One image may lack the first axis."""
+"""A tensor [N, 3, H, W] in [-1, 1], uint8 RGB arrays [N, H, W, 3], or PIL images. A single one may lack N."""
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -102,8 +102,8 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         vae: image codec.
         empty_prompt: stored empty-prompt embedding.
         scheduler: DDIM, DPM-Solver++ or UniPC; it also fixes the prediction type.
-        mid_view_attention: calls in which the backbone's middle view attention runs; the published weights expect
-            "unconditional".
+        mid_view_attention: calls in which the backbone's middle view attention runs; the published weights
+            expect "unconditional".
     """
 
     def __init__(
@@ -215,9 +215,12 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             guidance_scale: 1 skips the unconditional call.
             guidance_interval: part of the timesteps (0 clean, 1 pure noise) that is guided.
             eta: share of fresh noise in DDIM steps.
-            noise_strength: in [0, 1]; below 1 sampling starts later and keeps more of the proxy; 0 returns it.
-            refine_proxy: first replace the proxy by the network's estimate of the clean views at the noisiest timestep.
-            proxy_detail: in [0, 1]: give back that share of what the codec loses of the proxy, where it is trusted.
+            noise_strength: in [0, 1]; below 1 sampling starts later and keeps more of the proxy; 0 returns
+                it.
+            refine_proxy: first replace the proxy by the network's estimate of the clean views at the noisiest
+                timestep.
+            proxy_detail: in [0, 1]: give back that share of what the codec loses of the proxy, where it is
+                trusted.
             seed: base seed; each view derives its own from seed, `subject_id` and its name.
             subject_id: id of the portrait.
             view_names: V names; default "000", "001", ....
@@ -332,7 +335,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         conditions: Conditions,
         groups: Sequence[tuple[int, ...]],
     ) -> Tensor:
-        """The network's estimate of the clean views from almost pure noise: their mean, given all conditions."""
+        """The network's estimate of the clean views from almost pure noise: their conditional mean."""
         last = int(self.scheduler.config.num_train_timesteps) - 1
         noisy = three_d_aware_noise(proxy_latents, noise, self.scheduler.alphas_cumprod[last])
         prediction = denoiser.predict_groups(noisy, last, conditions, groups)
@@ -365,10 +368,10 @@ def explicit_hint(proxy_latents: Tensor, confidences: Tensor | None, coverages: 
     Returns:
         [V, C + 2, h, w].
     """
-    size = proxy_latents.shape[-2:]
+    height, width = proxy_latents.shape[-2:]
     ones = torch.ones_like(proxy_latents[:, :1])
     maps = [
-        ones if each is None else functional.adaptive_avg_pool2d(each.to(ones), size)
+        ones if each is None else functional.adaptive_avg_pool2d(each.to(ones), (height, width))
         for each in (confidences, coverages)
     ]
     return torch.cat([proxy_latents, *maps], dim=1)

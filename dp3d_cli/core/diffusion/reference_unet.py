@@ -1,4 +1,4 @@
-"""The appearance reference network: it looks at the clean reference portrait and writes one bank entry per layer."""
+"""The appearance reference network: it looks at the clean reference and writes one bank entry per layer."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
 from dp3d_cli.core.diffusion import trunk
-from dp3d_cli.core.diffusion.attention import ReferenceBank, spatial_transformer
+from dp3d_cli.core.diffusion.attention import ReferenceBank, self_attention_input, spatial_transformer
 
 
 class ReferenceUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carries no types
     """The trunk of `ViewUNet` without view attention and without an output head.
 
-    Its product is the input of each self-attention (DiffPortrait3D, arXiv 2312.13016, Sec. 3.2). What comes behind
-    the last of these inputs has no effect and is neither built nor run.
+    Its product is the input of each self-attention (DiffPortrait3D, arXiv 2312.13016, Sec. 3.2). What comes
+    behind the last of these inputs has no effect and is neither built nor run.
 
     Args:
         in_channels: latent channels.
@@ -56,16 +55,20 @@ class ReferenceUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         self._drop_unused_end()
 
     def _drop_unused_end(self) -> None:
-        while len(self.up_blocks) and not hasattr(self.up_blocks[-1], "attentions"):
+        while len(self.up_blocks) and not trunk.parts_of(self.up_blocks[-1], "attentions"):
             del self.up_blocks[-1]
         if not len(self.up_blocks):
             raise ValueError("at least one level must have attention: there would be nothing to exchange")
         end = self.up_blocks[-1]
-        end.upsamplers = None
-        layer = end.attentions[-1]
-        layer.proj_out = None
-        block = layer.transformer_blocks[0]
-        block.attn1 = block.attn2 = block.norm2 = block.norm3 = block.ff = None
+        layer = trunk.parts_of(end, "attentions")[-1]
+        (block,) = trunk.parts_of(layer, "transformer_blocks")
+        for owner, names in (
+            (end, ("upsamplers",)),
+            (layer, ("proj_out",)),
+            (block, ("attn1", "attn2", "norm2", "norm3", "ff")),
+        ):
+            for name in names:
+                setattr(owner, name, None)
 
     def forward(
         self,
@@ -95,23 +98,19 @@ class ReferenceUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers
         def record(tokens: Tensor) -> None:
             features.append(tokens.reshape(batch // num_references, -1, tokens.shape[-1]))
 
-        def attend(layer: Transformer2DModel, hidden: Tensor) -> Tensor:
+        def attend(layer: nn.Module, hidden: Tensor) -> Tensor:
             return spatial_transformer(layer, hidden, encoder_hidden_states, record=record)
 
         skips = trunk.run_down_blocks(self.down_blocks, self.conv_in(sample), temb, attend)
-        hidden = self.mid_block.resnets[0](skips[-1], temb)
-        hidden = attend(self.mid_block.attentions[0], hidden)
-        hidden = self.mid_block.resnets[1](hidden, temb)
-        last = self.up_blocks[-1].attentions[-1]
+        hidden = trunk.run_mid_block(self.mid_block, skips[-1], temb, attend)
+        last = trunk.parts_of(self.up_blocks[-1], "attentions")[-1]
         for block in self.up_blocks:
-            attentions = getattr(block, "attentions", [None] * len(block.resnets))
-            for resnet, attention in zip(block.resnets, attentions, strict=True):
+            for resnet, attention in trunk.layers_of(block):
                 hidden = resnet(torch.cat([hidden, skips.pop()], dim=1), temb)
                 if attention is last:
-                    tokens = last.proj_in(last.norm(hidden)).flatten(2).transpose(1, 2)
-                    record(last.transformer_blocks[0].norm1(tokens))
+                    record(self_attention_input(last, hidden)[1])
                 elif attention is not None:
                     hidden = attend(attention, hidden)
-            for upsample in block.upsamplers or ():
+            for upsample in trunk.parts_of(block, "upsamplers"):
                 hidden = upsample(hidden)
         return ReferenceBank(tuple(features))

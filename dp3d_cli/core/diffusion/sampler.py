@@ -1,18 +1,19 @@
 """Schedulers and the order of timesteps: as the released sampler walks them, as the paper says, and faster.
 
-All steps are diffusers' own. Symbols: T = 1000 training timesteps, S inference steps, abar = cumulative alpha.
+All steps are diffusers' own. Symbols: T = 1000 training timesteps, S inference steps, abar = cumulative
+alpha.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-Scheduler = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
+Scheduler: TypeAlias = DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler
 SchedulerName = Literal["ddim", "dpm-solver++", "unipc"]
 LastStep = Literal["noise", "no-noise", "x0"]
 PredictionType = Literal["epsilon", "v_prediction"]
@@ -20,14 +21,14 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True)
 class Quirks:
-    """Where the released DiffPortrait3D sampler departs from the textbook. The defaults are the released behaviour.
+    """Where the released DiffPortrait3D sampler departs from the textbook; the defaults do as it does.
 
     Attributes:
         extra_steps: DDIM timesteps are all 1 + i * floor(T / S) below T, which may be more than S of them.
-        start_noise_timestep: timestep whose abar the 3D-aware start uses (999, although sampling starts at 981 with
-            50 steps); None: the first timestep that is sampled. Used with noise strength 1 only.
-        last_step: "noise": the last DDIM step adds noise like every other and ends at abar[0]; "no-noise": it adds
-            none; "x0": the result is the last step's estimate of the clean latents.
+        start_noise_timestep: timestep whose abar the 3D-aware start uses (999, although sampling starts at
+            981 with 50 steps); None: the first timestep that is sampled. Used with noise strength 1 only.
+        last_step: "noise": the last DDIM step adds noise like every other and ends at abar[0]; "no-noise": it
+            adds none; "x0": the result is the last step's estimate of the clean latents.
         sample_posterior: references and proxies are random samples of the codec's posterior, not its mean.
         truncate: images become 8 bit by cutting off, not by rounding.
     """
@@ -51,8 +52,8 @@ NO_QUIRKS = Quirks(
 def ddim_scheduler(prediction_type: PredictionType = "epsilon", *, spacing: str = "leading") -> DDIMScheduler:
     """Stable Diffusion 1.5's noise schedule with DDIM steps.
 
-    beta = linspace(sqrt(0.00085), sqrt(0.012), 1000)^2; timesteps 1 + i c ("leading") or counted down from 999
-    ("trailing"); the last step ends at abar[0], not at 1; nothing is clipped.
+    beta = linspace(sqrt(0.00085), sqrt(0.012), 1000)^2; timesteps 1 + i c ("leading") or counted down from
+    999 ("trailing"); the last step ends at abar[0], not at 1; nothing is clipped.
     """
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -138,5 +139,7 @@ def clean_latents(scheduler: Scheduler, prediction: Tensor, timestep: int, laten
     """The network's estimate of x0 from its prediction at a timestep; all tensors [V, C, h, w]."""
     alpha = scheduler.alphas_cumprod[timestep].to(latents)
     if scheduler.config.prediction_type == "v_prediction":
-        return alpha.sqrt() * latents - (1 - alpha).sqrt() * prediction
-    return (latents - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+        clean: Tensor = alpha.sqrt() * latents - (1 - alpha).sqrt() * prediction
+    else:
+        clean = (latents - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+    return clean

@@ -1,7 +1,8 @@
 """The Stable Diffusion 1.5 UNet trunk, built from diffusers' blocks, that all three networks share.
 
-The blocks keep the names diffusers gives them, so that the trunk's parameters are those of `UNet2DConditionModel`.
-The networks walk through them themselves, because view attention and references act between their layers.
+The blocks keep the names diffusers gives them, so that the trunk's parameters are those of
+`UNet2DConditionModel`. The networks walk through them themselves, because view attention and references act
+between their layers.
 """
 
 from __future__ import annotations
@@ -38,9 +39,8 @@ def per_level(value: int | Sequence[int], levels: int) -> tuple[int, ...]:
 
 def time_embedding(channels: int) -> tuple[Timesteps, TimestepEmbedding]:
     """The sinusoidal encoding of the timestep (cosines first) and the two-layer network after it."""
-    return Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0), TimestepEmbedding(
-        channels, 4 * channels
-    )
+    frequencies = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+    return frequencies, TimestepEmbedding(channels, 4 * channels)
 
 
 def down_blocks(
@@ -51,7 +51,7 @@ def down_blocks(
     cross_attention_dim: int,
     norm_num_groups: int,
 ) -> nn.ModuleList:
-    """The encoder: for each level `layers` residual blocks, each followed by attention where the level has it."""
+    """The encoder: on each level `layers` residual blocks, with attention behind each if it has it."""
     blocks = nn.ModuleList()
     for level, width in enumerate(widths):
         sizes = {
@@ -96,7 +96,7 @@ def up_blocks(
     cross_attention_dim: int,
     norm_num_groups: int,
 ) -> nn.ModuleList:
-    """The decoder, lowest resolution first: one layer more than the encoder has on each level, then the upsample."""
+    """The decoder, lowest resolution first: one layer more than the encoder on each level."""
     blocks = nn.ModuleList()
     for level in reversed(range(len(widths))):
         sizes = {
@@ -119,6 +119,12 @@ def up_blocks(
     return blocks
 
 
+def zero_init(module: nn.Module) -> None:
+    """Set a module's own weight and bias to zero."""
+    for parameter in module.parameters(recurse=False):
+        nn.init.zeros_(parameter)
+
+
 def prepare(network: nn.Module) -> None:
     """Give all attentions the shared-context processor and start every residual branch at zero.
 
@@ -136,8 +142,7 @@ def prepare(network: nn.Module) -> None:
             else None
         )
         if last is not None:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            zero_init(last)
 
 
 def embed_timestep(
@@ -152,12 +157,30 @@ def embed_timestep(
     return emb if emb.shape[0] == 1 else repeat_over_views(emb, batch)
 
 
+def parts_of(block: nn.Module, name: str) -> list[nn.Module]:
+    """The modules of one list of a block ("resnets", "upsamplers", ...), empty if it has none."""
+    part = dict(block.named_children()).get(name)
+    return [] if part is None else list(part.children())
+
+
+def layers_of(block: nn.Module) -> list[tuple[nn.Module, nn.Module | None]]:
+    """The layers of a block in the order in which they run: residual block and attention, if there is one."""
+    resnets = parts_of(block, "resnets")
+    attentions: list[nn.Module | None] = [*parts_of(block, "attentions")] or [None] * len(resnets)
+    return list(zip(resnets, attentions, strict=True))
+
+
+def unchanged(hidden_states: Tensor) -> Tensor:
+    """Nothing happens between two layers."""
+    return hidden_states
+
+
 def run_down_blocks(
     blocks: nn.ModuleList,
     hidden_states: Tensor,
     temb: Tensor,
-    attend: Callable[[Transformer2DModel, Tensor], Tensor],
-    after: Callable[[Tensor], Tensor] | None = None,
+    attend: Callable[[nn.Module, Tensor], Tensor],
+    after: Callable[[Tensor], Tensor] = unchanged,
 ) -> list[Tensor]:
     """Walk through the encoder.
 
@@ -173,13 +196,27 @@ def run_down_blocks(
     """
     kept = [hidden_states]
     for block in blocks:
-        attentions = getattr(block, "attentions", [None] * len(block.resnets))
-        for resnet, attention in zip(block.resnets, attentions, strict=True):
+        for resnet, attention in layers_of(block):
             hidden_states = resnet(hidden_states, temb)
             if attention is not None:
                 hidden_states = attend(attention, hidden_states)
-            kept.append(hidden_states := hidden_states if after is None else after(hidden_states))
-        for downsample in block.downsamplers or ():
-            hidden_states = downsample(hidden_states)
-            kept.append(hidden_states := hidden_states if after is None else after(hidden_states))
+            hidden_states = after(hidden_states)
+            kept.append(hidden_states)
+        for downsample in parts_of(block, "downsamplers"):
+            hidden_states = after(downsample(hidden_states))
+            kept.append(hidden_states)
     return kept
+
+
+def run_mid_block(
+    block: nn.Module,
+    hidden_states: Tensor,
+    temb: Tensor,
+    attend: Callable[[nn.Module, Tensor], Tensor],
+    between: Callable[[Tensor], Tensor] = unchanged,
+) -> Tensor:
+    """Walk through the middle block; `between` runs behind its attention. All tensors [N, C, h, w]."""
+    first, second = parts_of(block, "resnets")
+    (attention,) = parts_of(block, "attentions")
+    out: Tensor = second(between(attend(attention, first(hidden_states, temb))), temb)
+    return out

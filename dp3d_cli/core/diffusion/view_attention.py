@@ -1,7 +1,7 @@
 """Attention along the view axis: each position of the latent looks at the same position in the other views.
 
-AnimateDiff-style (Guo et al. 2023, arXiv 2307.04725), as DiffPortrait3D uses it (arXiv 2312.13016, Sec. 3.3): two
-self-attentions over the views and a GEGLU feed-forward, with a residual around all of it.
+AnimateDiff-style (Guo et al. 2023, arXiv 2307.04725), as DiffPortrait3D uses it (arXiv 2312.13016, Sec. 3.3):
+two self-attentions over the views and a GEGLU feed-forward, with a residual around all of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MAX_VIEWS = 32
 class ViewAttention(nn.Module):
     """One view-attention module. Its last projection starts at zero, so a fresh module changes nothing.
 
-    The group norm's statistics belong to one view, not to the whole group. The sinusoidal encoding of the view's
-    place in its group is added after each norm and so enters queries, keys and values.
+    The group norm's statistics belong to one view, not to the whole group. The sinusoidal encoding of the
+    view's place in its group is added after each norm and so enters queries, keys and values.
 
     Args:
         channels: width C.
@@ -56,7 +56,7 @@ class ViewAttention(nn.Module):
             [B * V, C, H, W].
         """
         batch, channels, height, width = hidden_states.shape
-        tokens = self.norm(hidden_states).view(-1, num_views, channels, height * width)
+        tokens: Tensor = self.norm(hidden_states).view(-1, num_views, channels, height * width)
         tokens = tokens.permute(0, 3, 1, 2).reshape(-1, num_views, channels)  # [B * H * W, V, C]
         tokens = self.proj_out(self.block(self.proj_in(tokens)))
         tokens = tokens.view(-1, height * width, num_views, channels).permute(0, 2, 3, 1)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,9 +28,10 @@ from dp3d_cli.core.diffusion.view_attention import ViewAttention
 class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carries no types
     """Denoising UNet over groups of views.
 
-    View attention follows every layer and every downsample of the encoder, and every layer of the decoder; after a
-    decoder level's last layer two modules run, both behind the upsample. One more sits in the middle block, which the
-    released sampler runs in the unconditional call only. `view_attention_levels` switches them by resolution.
+    View attention follows every layer and every downsample of the encoder, and every layer of the decoder;
+    after a decoder level's last layer two modules run, both behind the upsample. One more sits in the middle
+    block, which the released sampler runs in the unconditional call only. `view_attention_levels` switches
+    them by resolution.
 
     Args:
         in_channels: latent channels.
@@ -45,8 +45,8 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
         cross_attention_dim: width of the prompt embedding.
         norm_num_groups: groups of all group norms.
         view_attention_in_middle: whether the middle block has a view-attention module.
-        explicit_hint_channels: channels of the explicit hint, 0 for none (the published network has none). The hint's
-            first `in_channels` are the proxy's latents; see `forward`. Ours.
+        explicit_hint_channels: channels of the explicit hint, 0 for none (the published network has none).
+            The hint's first `in_channels` are the proxy's latents; see `forward`. Ours.
     """
 
     _supports_gradient_checkpointing = False
@@ -81,8 +81,7 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
         self.up_blocks = trunk.up_blocks(*sizes)
         self.conv_norm_out = nn.GroupNorm(norm_num_groups, widths[0], eps=trunk.RESNET_EPS)
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        trunk.zero_init(self.conv_out)
         trunk.prepare(self)
 
         def modules(count: int, level: int, resolution: int) -> nn.ModuleList:
@@ -115,10 +114,10 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
             nn.init.zeros_(self.hint_gate.weight)
             nn.init.constant_(self.hint_gate.bias, -1.0)
 
-    def reading_layers(self) -> list[Transformer2DModel]:
+    def reading_layers(self) -> list[nn.Module]:
         """The spatial transformers in the order in which they run: one reference entry belongs to each."""
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
-        return [layer for block in blocks for layer in getattr(block, "attentions", ())]
+        return [layer for block in blocks for layer in trunk.parts_of(block, "attentions")]
 
     def project_reference(self, bank: ReferenceBank) -> ProjectedBank:
         """Project a bank with this network's keys and values, once for all views and groups.
@@ -131,7 +130,7 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
             raise ValueError(f"the bank has {len(bank.features)} entries, the network reads {len(layers)}")
         return ProjectedBank(
             tuple(
-                project_keys_values(layer.transformer_blocks[0].attn1, features)
+                project_keys_values(layer.get_submodule("transformer_blocks.0.attn1"), features)
                 for layer, features in zip(layers, bank.features, strict=True)
             )
         )
@@ -155,13 +154,16 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
             timestep: one for all, [B] per subject, or [B * V].
             encoder_hidden_states: [1 or B or B * V, T, D] prompt embedding.
             num_views: V, the views mixed with one another, at most 32.
-            reference_bank: features of B subjects' references (or of one, for all); None: plain self-attention.
+            reference_bank: features of B subjects' references (or of one, for all); None: plain
+                self-attention.
             control_residuals: from the view control network; None: no camera.
-            hint: [B * V, explicit_hint_channels, h, w], the proxy's latents first. It is added behind the first
-                convolution, and the proxy's latents reach the output through a gate that the timestep sets:
-                out = conv_out(...) + gate(t) * proxy. The gate starts at -1, so that a fresh network that predicts
+            hint: [B * V, explicit_hint_channels, h, w], the proxy's latents first. It is added behind the
+                first convolution, and the proxy's latents reach the output through a gate that the timestep
+                sets: out = conv_out(...) + gate(t) * proxy. The gate starts at -1, so that a fresh network
+                    that predicts
                 velocity answers "the proxy" at the noisiest timestep, where v = -x0.
-            use_mid_view_attention: run the middle module (released sampler: only without reference and control).
+            use_mid_view_attention: run the middle module (released sampler: only without reference and
+                control).
 
         Returns:
             [B * V, out_channels, h, w].
@@ -179,14 +181,14 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
             iter(reference_bank.layers) if reference_bank is not None else None
         )
 
-        def attend(layer: Transformer2DModel, hidden: Tensor) -> Tensor:
+        def attend(layer: nn.Module, hidden: Tensor) -> Tensor:
             reference = next(entries) if entries is not None else None
             return spatial_transformer(layer, hidden, encoder_hidden_states, reference=reference)
 
         places = iter([*self.down_view_attention, *self.up_view_attention])
 
         def mix_views(hidden: Tensor) -> Tensor:
-            for module in next(places):
+            for module in next(places).children():
                 hidden = module(hidden, num_views)
             return hidden
 
@@ -195,24 +197,26 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
             hidden = hidden + self.hint_conv_in(hint)
         skips = trunk.run_down_blocks(self.down_blocks, hidden, temb, attend, mix_views)
 
-        hidden = self.mid_block.resnets[0](skips[-1], temb)
-        hidden = attend(self.mid_block.attentions[0], hidden)
-        if use_mid_view_attention and self.mid_view_attention is not None:
-            hidden = self.mid_view_attention(hidden, num_views)
-        hidden = self.mid_block.resnets[1](hidden, temb)
+        def mix_in_middle(hidden: Tensor) -> Tensor:
+            if not use_mid_view_attention or self.mid_view_attention is None:
+                return hidden
+            mixed: Tensor = self.mid_view_attention(hidden, num_views)
+            return mixed
+
+        hidden = trunk.run_mid_block(self.mid_block, skips[-1], temb, attend, mix_in_middle)
 
         if control_residuals is not None:
             hidden = hidden + control_residuals.mid
             skips = [skip + residual for skip, residual in zip(skips, control_residuals.down, strict=True)]
 
         for block in self.up_blocks:
-            attentions = getattr(block, "attentions", [None] * len(block.resnets))
-            for index, (resnet, attention) in enumerate(zip(block.resnets, attentions, strict=True)):
+            layers = trunk.layers_of(block)
+            for index, (resnet, attention) in enumerate(layers):
                 hidden = resnet(torch.cat([hidden, skips.pop()], dim=1), temb)
                 if attention is not None:
                     hidden = attend(attention, hidden)
-                if index + 1 == len(block.resnets):
-                    for upsample in block.upsamplers or ():
+                if index + 1 == len(layers):
+                    for upsample in trunk.parts_of(block, "upsamplers"):
                         hidden = upsample(hidden)
                 hidden = mix_views(hidden)
 
