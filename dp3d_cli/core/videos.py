@@ -82,18 +82,19 @@ def read_frames(path: Path, indices: Sequence[int] | None = None, max_side: int 
     return np.concatenate(chunks)
 
 
-def write_video(path: Path, frames: Frames, fps: float) -> None:
+def write_video(path: Path, frames: Frames, fps: float, *, loop: bool = True) -> None:
     """Write frames as MP4, WebM or GIF, chosen by the suffix.
 
     MP4 is H.264 (libx264) in yuv420p with the index in front ("faststart"), WebM is VP9; both are tagged
     BT.709. Sides that are odd grow by one pixel, a copy of the border, because yuv420p has half-size colour
     planes. GIF has one 256-colour palette for the whole clip, ordered dithering that stands still between
-    frames, and loops for ever; its clock ticks in 1/100 s, so more than 50 frames per second are refused.
+    frames; its clock ticks in 1/100 s, so more than 50 frames per second are refused.
 
     Args:
         path: target; its suffix (.mp4, .webm, .gif) decides the format. Overwritten.
         frames: uint8 [N, H, W, 3] RGB, N >= 1.
         fps: frames per second, > 0.
+        loop: whether a GIF begins again at its end; the other formats leave that to the player.
 
     Raises:
         ValueError: unknown suffix, wrong frames, or wrong rate.
@@ -106,7 +107,7 @@ def write_video(path: Path, frames: Frames, fps: float) -> None:
     writers: dict[str, Callable[[], None]] = {
         ".mp4": lambda: _write_yuv(path, frames, rate, "mp4", "libx264", _X264),
         ".webm": lambda: _write_yuv(path, frames, rate, "webm", "libvpx-vp9", _VP9),
-        ".gif": lambda: _write_gif(path, frames, rate),
+        ".gif": lambda: _write_gif(path, frames, rate, loop),
     }
     writer = writers.get(path.suffix.lower())
     if writer is None:
@@ -181,7 +182,7 @@ def _write_yuv(
         output.mux(stream.encode())
 
 
-def _write_gif(path: Path, frames: Frames, rate: Fraction) -> None:
+def _write_gif(path: Path, frames: Frames, rate: Fraction, loop: bool) -> None:
     if rate > 50:
         raise ValueError(
             f"{path.name}: GIF players cannot show more than 50 frames per second, got {float(rate):g}."
@@ -202,7 +203,9 @@ def _write_gif(path: Path, frames: Frames, rate: Fraction) -> None:
     palette.link_to(apply, 0, 1)
     apply.link_to(sink)
     graph.configure()
-    with av.open(str(path), "w", format="gif", options={"loop": "0", "fflags": "+bitexact"}) as output:
+    with av.open(
+        str(path), "w", format="gif", options={"loop": "0" if loop else "-1", "fflags": "+bitexact"}
+    ) as output:
         stream = output.add_stream("gif", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "pal8"
         stream.codec_context.thread_count = 1

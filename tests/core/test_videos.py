@@ -89,6 +89,13 @@ def test_gif_keeps_frames_timing_and_loops(tmp_path: Path, fps: float, ticks: li
     assert set(durations) <= {d for t in ticks for d in (t - 10, t, t + 10)}
 
 
+def test_gif_that_plays_once_says_so(tmp_path: Path) -> None:
+    write_video(tmp_path / "once.gif", moving_picture(3), fps=10, loop=False)
+    with Image.open(tmp_path / "once.gif") as image:
+        assert "loop" not in image.info
+        assert image.n_frames == 3
+
+
 def test_single_frame_is_a_video(tmp_path: Path) -> None:
     path = tmp_path / "still.mp4"
     write_video(path, moving_picture(1), fps=10)

@@ -103,7 +103,7 @@ def test_sharpness_equals_the_ratio_of_plain_laplacians(pair: Pair) -> None:
 
 
 def test_golden_values(pair: Pair) -> None:
-    # Of the pair in conftest.py, with scikit-image 0.26 and OpenCV 4.14; a change here is a change of definition.
+    # Of the pair in conftest.py, with scikit-image 0.26 and OpenCV 4.14; a change here changes a definition.
     values = [metric(*pair) for metric in PAIR_METRICS] + [grain(pair[0])]
     golden = [14.94327, 0.6520904, 0.8528676, 0.9205940, 1.013235, 55.39259]
     assert values == pytest.approx(golden, rel=1e-6)
