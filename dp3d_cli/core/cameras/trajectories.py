@@ -102,7 +102,7 @@ def parse_angles(text: str) -> tuple[float, ...]:
             raise ValueError(
                 f"'{part.strip()}' asks for {count} angles; 1 to {MAX_VIEWS} in all are possible"
             )
-        if count == 1 and start != stop:
+        if len(numbers) == 3 and count == 1 and start != stop:
             raise ValueError(f"'{part.strip()}' is one angle with two values; write the angle alone")
         angles += np.linspace(start, stop, count).tolist()
     return tuple(angles)

@@ -1,0 +1,1 @@
+"""Where camera-condition images come from: pictures of *another* subject seen from each target camera."""
