@@ -1,0 +1,44 @@
+# `make demo` and `make test` need only Python >= 3.10 and make; each sets up its own environment first.
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT ?= demo-output
+bin := $(VENV)/bin
+
+.PHONY: demo test lint clean help
+
+help:
+	@echo "make demo   portraits in, novel views and a video out (into $(OUTPUT)/)"
+	@echo "make test   all tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove the environment and the demo's output"
+
+demo: $(VENV)/.installed
+	$(bin)/python benchmarks/demo_portraits.py $(OUTPUT)/portraits $(OUTPUT)/truth
+	$(bin)/dp3d run $(OUTPUT)/portraits -o $(OUTPUT) --gt $(OUTPUT)/truth
+	@echo
+	@echo "Videos:         $(OUTPUT)/video/*.mp4"
+	@echo "Contact sheets: $(OUTPUT)/views/*/contact_sheet.png"
+	@echo "Report:         $(OUTPUT)/report/report.md"
+
+test: $(VENV)/.installed-dev
+	$(bin)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+clean:
+	rm -rf $(VENV) $(OUTPUT)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(bin)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(bin)/python -m pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.installed
