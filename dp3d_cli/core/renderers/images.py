@@ -135,4 +135,4 @@ def find_condition_images(source: Path) -> ConditionImages:
 def _natural(name: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Sort key with digits as numbers: "2.png" before "10.png"; equal numbers by the name itself."""
     parts = re.split(r"([0-9]+)", name)
-    return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts if part), name
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part), name
