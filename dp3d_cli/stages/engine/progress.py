@@ -65,12 +65,14 @@ class Summary:
         outcomes: one per item looked at, in order.
         interrupted_by: signal number if a signal ended the run early, else None.
         elapsed_s: wall time [s].
+        total: items that this run was to look at; more than the outcomes if it ended early.
     """
 
     stage: str
     outcomes: tuple[Outcome, ...]
     interrupted_by: int | None = None
     elapsed_s: float = 0.0
+    total: int = 0
 
     def count(self, status: Status) -> int:
         """Number of items with this status."""

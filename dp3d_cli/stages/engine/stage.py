@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias, Union
 
-Json: TypeAlias = Union[None, bool, int, float, str, Sequence["Json"], Mapping[str, "Json"]]
+Json: TypeAlias = Union[bool, int, float, str, Sequence["Json"], Mapping[str, "Json"], None]  # noqa: UP007 - 3.10 cannot
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Item:
     Attributes:
         id: path-like identity below the output folder, without suffix ("team/anna").
         inputs: the files whose content decides the result, in a meaningful order. The first is the one
-            that messages name.
+            that messages name. May be empty where the settings alone decide; a file that is not there fails
+            its item only.
     """
 
     id: str
@@ -58,7 +59,7 @@ class Stage(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Json]:
-        """Everything besides inputs and weights that decides a result. Stored, compared, shown on a mismatch."""
+        """Everything besides inputs and weights that decides a result. Stored, compared, shown."""
 
     @property
     def weights(self) -> Mapping[str, str]:
@@ -69,4 +70,5 @@ class Stage(Protocol):
 
         Raises:
             Dp3dError: the item cannot be done; the engine records reason and message and goes on.
+                UsageError and WeightsError concern every item and end the run instead.
         """
