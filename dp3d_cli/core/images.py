@@ -212,11 +212,11 @@ def _too_large(path: Path, size: str, max_pixels: int) -> InputError:
 def _decode(path: Path, image: Image.Image) -> Photo:
     """Decode the first frame and bring it to upright RGB."""
     notes: list[str] = []
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        notes.append(f"only the first of {frames} frames is used")
     tagged = _orientation(image)
     try:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1:
+            notes.append(f"only the first of {frames} frames is used")
         image.load()
         pixels = _to_rgb(path, image, notes)
         # Pillow applies a TIFF's orientation while loading and drops the tag; what is left is done here.
@@ -293,15 +293,24 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
         return image.convert("RGB")
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if image.mode == "RGB" and "srgb" in ImageCms.getProfileDescription(source).lower():
+        target = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(source, target, image.mode, "RGB")
+        if image.mode == "RGB" and _changes_nothing(transform):  # most are sRGB under some name
             return image
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        converted = transform.apply(image)
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
         logger.debug("colour profile ignored: %s", error)
         notes.append("the embedded colour profile is unusable and was ignored")
         return image.convert("RGB")
-    assert converted is not None
     return converted
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether a transform from RGB to RGB moves no colour by more than one step, tried on 5 x 5 x 5 of them."""
+    steps = np.linspace(0, 255, 5).astype(np.uint8)
+    colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(25, 5, 3)
+    moved = np.asarray(transform.apply(Image.fromarray(colours)))
+    return int(np.abs(moved.astype(int) - colours).max()) <= 1
 
 
 def _band_copy(image: Image.Image) -> NDArray[np.uint8]:
