@@ -49,15 +49,30 @@ NO_QUIRKS = Quirks(
 """None of its quirks."""
 
 
-def ddim_scheduler(prediction_type: PredictionType = "epsilon", *, spacing: str = "leading") -> DDIMScheduler:
-    """Stable Diffusion 1.5's noise schedule with DDIM steps.
+def ddim_scheduler(
+    prediction_type: PredictionType = "epsilon",
+    *,
+    spacing: str = "leading",
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    train_timesteps: int = 1000,
+) -> DDIMScheduler:
+    """DDIM steps on Stable Diffusion 1.5's noise schedule: beta = linspace(sqrt(start), sqrt(end), T)^2.
 
-    beta = linspace(sqrt(0.00085), sqrt(0.012), 1000)^2; timesteps 1 + i c ("leading") or counted down from
-    999 ("trailing"); the last step ends at abar[0], not at 1; nothing is clipped.
+    Args:
+        prediction_type: what the network predicts.
+        spacing: timesteps 1 + i c ("leading", as published) or counted down from T - 1 ("trailing").
+        beta_start: first beta.
+        beta_end: last beta.
+        train_timesteps: T.
+
+    Returns:
+        A scheduler whose last step ends at abar[0], not at 1, and which clips nothing.
     """
     scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
+        num_train_timesteps=train_timesteps,
+        beta_start=beta_start,
+        beta_end=beta_end,
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,

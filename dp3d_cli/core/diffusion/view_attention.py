@@ -7,12 +7,19 @@ two self-attentions over the views and a GEGLU feed-forward, with a residual aro
 from __future__ import annotations
 
 from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from torch import Tensor, nn
 
 from dp3d_cli.core.diffusion.attention import SharedContextAttnProcessor
 
 MAX_VIEWS = 32
 """Length of the positional encoding: the largest group of views that can be denoised together."""
+
+
+def sinusoidal_encoding(channels: int) -> Tensor:
+    """The encoding of the view's place in its group, [1, 32, C]: sines at even channels, cosines at odd ones."""
+    encoding: Tensor = SinusoidalPositionalEmbedding(channels, MAX_VIEWS).pe
+    return encoding
 
 
 class ViewAttention(nn.Module):
