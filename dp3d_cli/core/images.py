@@ -306,7 +306,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether a transform from RGB to RGB moves no colour by more than one step, tried on 5 x 5 x 5 of them."""
+    """Whether a transform from RGB to RGB moves no colour by more than one step; tries 5 x 5 x 5."""
     steps = np.linspace(0, 255, 5).astype(np.uint8)
     colours = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(25, 5, 3)
     moved = np.asarray(transform.apply(Image.fromarray(colours)))
