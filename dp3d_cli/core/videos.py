@@ -47,6 +47,7 @@ def read_frames(path: Path, indices: Sequence[int] | None = None, max_side: int 
 
     Args:
         path: any container and codec that decord's ffmpeg knows (MP4, MOV, WebM, MKV, AVI, ...; not GIF).
+            decord cannot hand out frames of a few small widths (16 and less, 24, 48, 72 pixels).
         indices: frame numbers from 0, in the order wanted, repeats allowed; all frames if None.
         max_side: shrink so that the longer side is at most this many pixels (area average); never enlarges.
 

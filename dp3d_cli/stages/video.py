@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +52,14 @@ class VideoSettings:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.formats or len(set(self.formats)) < len(self.formats):
-            raise UsageError("Give at least one format, and each only once.", reason="bad-format")
+        _check_choices("format", self.formats, get_args(Format))
+        if not self.formats:
+            raise UsageError("Give at least one format.", reason="bad-format")
+        _check_choices("panel", self.side_by_side, get_args(Panel))
+        if self.mode not in get_args(Mode):
+            raise UsageError(
+                f"The mode must be auto, loop, ping-pong or once; got '{self.mode}'.", reason="bad-mode"
+            )
         if not 0 < self.fps <= 120:
             raise UsageError(f"The rate must lie above 0 and up to 120, got {self.fps:g}.", reason="bad-fps")
         if "gif" in self.formats and self.fps > 50:
@@ -247,6 +253,16 @@ def playing_order(count: int, mode: Mode, repeats: int = 1) -> list[int]:
     there = list(range(count))
     back = list(range(count - 2, 0, -1)) if mode == "ping-pong" else []
     return (there + back) * repeats
+
+
+def _check_choices(kind: str, chosen: Sequence[str], choices: Sequence[str]) -> None:
+    """Refuse names that are unknown or given twice."""
+    if len(set(chosen)) < len(chosen) or not set(chosen) <= set(choices):
+        raise UsageError(
+            f"Each {kind} must be given only once and be out of {', '.join(choices)}; "
+            f"got '{','.join(chosen)}'.",
+            reason=f"bad-{kind}",
+        )
 
 
 def _of_height(picture: Picture, height: int) -> Picture:

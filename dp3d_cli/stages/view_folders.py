@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dp3d_cli.core.errors import InputError
+from dp3d_cli.core.errors import InputError, UsageError
 from dp3d_cli.core.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from dp3d_cli.core.videos import count_frames
 
@@ -93,10 +93,10 @@ def find_view_folders(root: Path, inner: str | None = None, *, videos: bool = Fa
         videos: whether video files are subjects, too. Beside a folder of the same id they are passed over.
 
     Raises:
-        InputError: `root` is no folder (reason "missing-folder").
+        UsageError: `root` is no folder (reason "missing-folder").
     """
     if not root.is_dir():
-        raise InputError(f"{root}: there is no such folder.", reason="missing-folder")
+        raise UsageError(f"{root}: there is no such folder.", reason="missing-folder")
     found: dict[str, ViewFolder | Unusable] = {}
     for path in _candidates(root, videos):
         if inner is not None and path.name != inner:
@@ -158,8 +158,11 @@ def view_index(path: Path) -> int | None:
 def find_reference(root: Path, identity: str) -> Path | None:
     """The reference portrait of a subject below `root`; None if there is none.
 
-    It is `<id>.png`, else `<id>/reference.png`, else the first picture in `<id>/`, of any picture suffix.
+    It is `<id>.png`, else `<id>/reference.png`, else the first picture in `<id>/`, of any picture suffix; or
+    `root` itself if that is a file.
     """
+    if root.is_file():
+        return root
     for stem in (root / identity, root / identity / "reference"):
         if stem.parent.is_dir():
             for path in sorted(stem.parent.iterdir()):

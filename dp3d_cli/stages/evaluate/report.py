@@ -7,8 +7,8 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dp3d_cli import __version__
@@ -69,15 +69,26 @@ def statistic(values: Sequence[float]) -> Statistic:
     return Statistic(mean, sd, len(finite), len(values) - len(finite))
 
 
-def write_report(output: Path, protocol: Protocol, pairing: Pairing) -> Report:
+def write_report(
+    output: Path, protocol: Protocol, pairing: Pairing, failed: Mapping[str, tuple[str, str]]
+) -> Report:
     """Combine the scores that lie below `output` into the report's files.
 
     Scores of matches that are not part of `pairing` are left alone. Equal scores give equal bytes.
+
+    Args:
+        output: the report's folder.
+        protocol: the rule that the scores were made by.
+        pairing: what should have been scored.
+        failed: ids of matches that failed as a whole → reason and message; they are listed as omitted.
     """
     scores, missing = [], 0
     for match in pairing.matches:
         path = output / scores_path(match.id)
-        if path.is_file():
+        if match.id in failed:
+            omission = Omission(match.method, match.subject, None, *failed[match.id])
+            pairing = replace(pairing, omissions=(*pairing.omissions, omission))
+        elif path.is_file():
             scores.append(SubjectScores.from_bytes(path.read_bytes()))
         else:
             missing += 1

@@ -1,0 +1,96 @@
+"""dp3d evaluate: scores of one or several methods against ground truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dp3d_cli.commands.options import Output, RunFlags, batch_command
+from dp3d_cli.commands.runner import reporting_errors, session
+from dp3d_cli.commands.screen import printable, say
+
+
+@batch_command
+def evaluate(
+    methods: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="METHOD...",
+            show_default=False,
+            help="Folders of <id>/<view>.png, or of <id>.mp4; one per method.",
+        ),
+    ],
+    flags: RunFlags,
+    gt: Annotated[
+        Path, typer.Option("--gt", metavar="FOLDER", show_default=False, help="Ground truth, laid out alike.")
+    ],
+    output: Output = Path("report"),
+    references: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help='Reference portraits: adds the baseline "reference copied".'),
+    ] = None,
+    gt_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Folder or video inside <id>/ that holds the ground truth (views.mp4)."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The same for the methods' folders.")
+    ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...", help="Any of psnr, ssim, zncc, gradient_ncc, sharpness, grain; or all."
+        ),
+    ] = "psnr,ssim",
+    size: Annotated[int, typer.Option(help="Side in pixels to which every picture is brought.")] = 256,
+    crop: Annotated[
+        str,
+        typer.Option(metavar="face|TOP:BOTTOM,LEFT:RIGHT", help="Score only this part, in pixels at --size."),
+    ] = "none",
+    min_yaw: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="RADIANS", help="Score only cameras turned further than this to either side."
+        ),
+    ] = None,
+    cameras: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_FILE", help="Trajectory that tells the views' angles (gen-videos, cameras.json)."
+        ),
+    ] = None,
+) -> None:
+    """Compare views with ground truth by subject and view number, and write a report."""
+    with reporting_errors():
+        from dp3d_cli.stages.evaluate.plan import Request, plan  # pulls in OpenCV and scikit-image
+        from dp3d_cli.stages.evaluate.report import write_report
+        from dp3d_cli.stages.evaluate.score import EvaluateStage
+
+        request = Request(
+            tuple(methods), gt, references, name, gt_name, metrics, size, crop, min_yaw, cameras
+        )
+        protocol, pairing = plan(request)
+        stage = EvaluateStage.of(protocol, pairing.matches)
+        with session(flags) as run:
+            per_item = flags.json or flags.options.dry_run
+            summary = run.run(stage, stage.items, output, print_results=per_item)
+        if flags.options.dry_run or summary.interrupted_by is not None:
+            raise typer.Exit(summary.exit_status)
+        failed = {o.id: (o.reason, o.message) for o in summary.outcomes if o.status == "failed"}
+        report = write_report(output, protocol, pairing, failed)
+        if not flags.quiet:
+            for warning in report.warnings:
+                say(f"Note: {printable(warning)}")
+            if pairing.omissions:
+                say(f"{len(pairing.omissions)} subjects or views have no partner; metrics.json lists them.")
+            if report.missing:
+                say(f"{report.missing} of {len(pairing.matches)} subjects are not scored yet: no report.")
+            say(report.table)
+        if flags.stdout is not None and not flags.json:
+            for path in report.files:
+                flags.stdout.write(bytes(path) + (b"\0" if flags.print0 else b"\n"))
+        raise typer.Exit(summary.exit_status or (1 if report.bad_pairs else 0))

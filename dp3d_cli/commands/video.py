@@ -1,0 +1,73 @@
+"""dp3d video: clips out of views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from dp3d_cli.commands.options import Output, RunFlags, Sources, batch_command
+from dp3d_cli.commands.runner import execute, find_items, reporting_errors
+
+if TYPE_CHECKING:
+    from dp3d_cli.stages.video import Format, Mode, Panel
+
+
+@batch_command
+def video(
+    sources: Sources,
+    flags: RunFlags,
+    output: Output = Path("video"),
+    formats: Annotated[
+        str,
+        typer.Option("--format", metavar="FORMAT,...", help="Any of mp4, gif, webm, sheet (contact sheet)."),
+    ] = "mp4",
+    fps: Annotated[float, typer.Option(help="Views per second.")] = 10.0,
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|loop|ping-pong|once",
+            help="How views are played; auto: there and back where the path of cameras is open.",
+        ),
+    ] = "auto",
+    repeats: Annotated[int, typer.Option(help="How often the whole is played within the file.")] = 1,
+    side_by_side: Annotated[
+        str,
+        typer.Option(metavar="reference,proxy", help="Panels to the left of the views.", show_default=False),
+    ] = "",
+    references: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Aligned portraits; by default what views.json names."),
+    ] = None,
+    proxy: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Proxies of the same cameras.")] = None,
+    size: Annotated[int | None, typer.Option(help="Height in pixels; by default the views' own.")] = None,
+) -> None:
+    """Make a video of each folder of numbered views: ours or any other method's."""
+    with reporting_errors():
+        from dp3d_cli.core.errors import UsageError
+        from dp3d_cli.core.images import IMAGE_SUFFIXES  # pulls in numpy and Pillow
+        from dp3d_cli.stages.video import VideoSettings, VideoStage
+        from dp3d_cli.stages.view_folders import DESCRIPTION
+
+        settings = VideoSettings(
+            formats=cast("tuple[Format, ...]", _names(formats)),
+            fps=fps,
+            mode=cast("Mode", mode),
+            repeats=repeats,
+            side_by_side=cast("tuple[Panel, ...]", _names(side_by_side)),
+            size=size,
+        )
+        stage = VideoStage(settings, references, proxy)
+        found = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, names=[DESCRIPTION], group="folder")
+        items = stage.items_of(found)
+        if not items:
+            raise UsageError(
+                f"{sources[0]}: no folder with numbered views (000.png, 001.png, ...).",
+                reason="nothing-found",
+            )
+        execute(stage, items, output, flags)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
