@@ -25,11 +25,15 @@ def paint_background(subject: Subject, size: int, device: torch.device) -> Tenso
         turn = float(rng.uniform(-1, 1))
         image = torch.lerp(first, second, step(y + turn * (x - 0.5), 0.0, 1.0))
     elif settings.kind == "blur":
-        cells = int(3 + 9 * (1 - settings.blur))
-        mix = field(rng, (cells, cells), square, device)
-        image = torch.lerp(first, second, step(mix, -0.8, 0.8))
-        image = torch.lerp(image, third, step(field(rng, (cells + 2, cells + 1), square, device), 0.2, 1.3))
-        image = image * (1 + 0.14 * field(rng, (2 * cells, 2 * cells), square, device))
+        cells = int(3 + 6 * (1 - settings.blur) ** 2)
+        mix = field(rng, (cells, cells), square, device, "bicubic")
+        image = torch.lerp(first, second, torch.sigmoid(1.6 * mix))
+        image = torch.lerp(
+            image,
+            third,
+            torch.sigmoid(2.0 * field(rng, (cells + 1, cells + 2), square, device, "bicubic") - 1),
+        )
+        image = image * (1 + 0.10 * field(rng, (2 * cells, 3 * cells), square, device, "bicubic"))
     elif settings.kind == "pattern":
         count = float(rng.uniform(5, 16))
         wave = torch.sin(x * count * 6.28 + float(rng.uniform(0, 6))) * torch.sin(

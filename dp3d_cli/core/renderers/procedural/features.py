@@ -22,7 +22,7 @@ MOUTH_HALF_WIDTH = 0.0615
 NOSE_TIP_Y = -0.014
 EYE_HALF_WIDTH = 0.0385
 IRIS_RADIUS = 0.0152
-EYEBALL_RADIUS = 0.033
+EYEBALL_RADIUS = 0.036
 JAW_DROP = 0.036  # how far the chin sinks for a fully opened mouth
 
 
@@ -74,8 +74,8 @@ def eyes(subject: Subject) -> tuple[Eye, Eye]:
             x=side * EYE_X * shape.eye_distance,
             y=EYE_Y,
             half_width=half,
-            upper=0.40 * opening,
-            lower=0.24 * (0.5 + 0.5 * opening) - squint,
+            upper=0.335 * opening,
+            lower=0.215 * (0.5 + 0.5 * opening) - squint,
             tilt=shape.eye_tilt,
         )
 
@@ -124,7 +124,7 @@ def mouth(subject: Subject) -> Mouth:
         half_width=MOUTH_HALF_WIDTH * shape.mouth_width * (1 + 0.10 * smile - 0.06 * expression.open),
         rise=0.013 * smile,
         upper=0.0155 * shape.lip_upper * stretch,
-        lower=0.0205 * shape.lip_lower * stretch,
+        lower=0.0185 * shape.lip_lower * stretch,
         gap_upper=0.006 * expression.open,
         gap_lower=0.030 * expression.open * (1 - 0.35 * max(smile, 0.0)),
     )

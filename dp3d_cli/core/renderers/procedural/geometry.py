@@ -46,9 +46,9 @@ _HEAD_SLICES = (
     (-0.025, 0.206, -0.060, -0.188, -0.030, 0.170, -0.030, 2.20),
     (-0.065, 0.210, -0.090, -0.175, -0.062, 0.163, -0.030, 2.10),
     (-0.105, 0.213, -0.115, -0.167, -0.090, 0.154, -0.030, 2.00),
-    (-0.145, 0.207, -0.137, -0.161, -0.115, 0.143, -0.030, 1.90),
-    (-0.178, 0.205, -0.158, -0.157, -0.137, 0.130, -0.035, 1.85),
-    (-0.203, 0.180, -0.178, -0.154, -0.158, 0.118, -0.040, 1.90),
+    (-0.145, 0.207, -0.137, -0.161, -0.115, 0.141, -0.030, 1.86),
+    (-0.178, 0.204, -0.158, -0.157, -0.137, 0.126, -0.035, 1.78),
+    (-0.203, 0.180, -0.178, -0.154, -0.158, 0.116, -0.040, 1.85),
     (-0.213, 0.125, -0.200, -0.152, -0.182, 0.110, -0.045, 2.00),
     (-0.235, 0.078, -0.230, -0.150, -0.215, 0.106, -0.045, 2.00),
     (-0.275, 0.062, -0.270, -0.152, -0.262, 0.106, -0.045, 2.00),
@@ -90,7 +90,8 @@ class Patch:
     keep: Tensor | None = None
 
 
-def _angles(count: int, device: torch.device) -> Tensor:
+def front_angles(count: int, device: torch.device) -> Tensor:
+    """[count] angles once round the head from the back, closer together in front."""
     q = torch.linspace(-1, 1, count, device=device)
     return math.pi * ((1 - FRONT_CROWDING) * q + FRONT_CROWDING * q**3)
 
@@ -108,20 +109,22 @@ def _slices(table: NDArray[np.float64], rows: int, device: torch.device) -> list
     return [column[:, None] for column in values.unbind(1)]
 
 
-def _loft(table: NDArray[np.float64], rows: int, angle: Tensor) -> Tensor:
+def loft(table: NDArray[np.float64], rows: int, angle: Tensor) -> Tensor:
     """[3, rows, A] points on closed slices."""
-    y_front, z_front, y_back, z_back, y_side, width, z_side, power = _slices(table, rows, angle.device)
+    y_front, z_front, y_back, z_back, y_side, width, z_side, power, *shift = _slices(
+        table, rows, angle.device
+    )
     s, c = torch.sin(angle)[None], torch.cos(angle)[None]
     reach = torch.where(c > 0, z_front - z_side, z_side - z_back).clamp_min(1e-5)
     width = width.clamp_min(1e-5)
     radius = ((s.abs() / width) ** power + (c.abs() / reach) ** power).pow(-1 / power)
-    x = radius * s
+    x = radius * s + (shift[0] if shift else 0)
     z = z_side + radius * c
     y = y_side + torch.where(c > 0, y_front - y_side, y_back - y_side) * c * c
     return torch.stack([x, y, z])
 
 
-def _head_table(subject: Subject) -> NDArray[np.float64]:
+def head_table(subject: Subject) -> NDArray[np.float64]:
     """Slices of this subject's bare head."""
     shape, opening = subject.shape, subject.expression.open
     table = np.array(_HEAD_SLICES)
@@ -141,10 +144,10 @@ def _head_table(subject: Subject) -> NDArray[np.float64]:
 def _nose(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
     """Height of the nose above the face."""
     shape = subject.shape
-    top, tip, base = 0.088, NOSE_TIP_Y, NOSE_TIP_Y - 0.038 * (0.6 + 0.4 * shape.nose_length)
-    height = 0.082 * shape.nose_height
+    top, tip, base = 0.112, NOSE_TIP_Y, NOSE_TIP_Y - 0.038 * (0.6 + 0.4 * shape.nose_length)
+    height = 0.066 * shape.nose_height
     up = ((y - tip) / (top - tip)).clamp(0, 1)
-    bridge = (1 - up) ** (1.35 - 0.35 * shape.nose_bridge) * (1 - 0.06 * torch.sin(up * math.pi))
+    bridge = (1 - up) ** (1.75 - 0.35 * shape.nose_bridge) * (1 - 0.06 * torch.sin(up * math.pi))
     bridge = bridge + 0.10 * shape.nose_bridge * torch.exp(-(((up - 0.72) / 0.25) ** 2)) * (1 - up)
     under = ((y - base) / (tip - base)).clamp(0, 1)
     profile = torch.where(y > tip, bridge, 1 - (1 - under) ** 2.2)
@@ -152,7 +155,7 @@ def _nose(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
     flank = 0.024 * (0.5 + 0.5 * shape.nose_width) * torch.exp(-(((y - tip + 0.012) / 0.016) ** 2)) * 0.42
     ridge = torch.exp(-((x.abs() / (width + flank)).clamp_max(6) ** 2.3))
     nose = height * profile * ridge
-    tip_ball = 0.010 * bump(x, y, 0.0, tip - 0.001, 0.015, 0.012)
+    tip_ball = 0.009 * bump(x, y, 0.0, tip - 0.004, 0.016, 0.014)
     side = 0.031 * shape.nose_width
     wings = 0.036 * torch.exp(
         -((((x.abs() - side) / 0.0125) ** 2 + ((y - tip + 0.016) / 0.0145) ** 2) ** 1.3)
@@ -200,9 +203,9 @@ def _relief(subject: Subject, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     shape, expression = subject.shape, subject.expression
     side = x.abs()
     smile = max(expression.smile, 0.0)
-    z = z + 0.012 * shape.brow_ridge * bump(side, y, 0.055, 0.115, 0.045, 0.014)
-    z = z + 0.006 * bump(x, y, 0.0, 0.105, 0.02, 0.016) - 0.008 * bump(x, y, 0.0, 0.083, 0.018, 0.014)
-    z = z - 0.026 * bump(side, y, 0.070, 0.072, 0.040, 0.026)
+    z = z + 0.007 * shape.brow_ridge * bump(side, y, 0.055, 0.118, 0.045, 0.018)
+    z = z + 0.004 * bump(x, y, 0.0, 0.11, 0.024, 0.022) - 0.003 * bump(x, y, 0.0, 0.083, 0.018, 0.014)
+    z = z - 0.019 * bump(side, y, 0.068, 0.070, 0.042, 0.028)
     z = z + 0.012 * shape.cheeks * bump(side, y, 0.105, 0.012, 0.035, 0.030)
     z = z + 0.015 * smile * bump(side, y, 0.088, -0.012, 0.028, 0.024)
     hollow = 0.5 * (1.6 - shape.cheeks) + 0.5 * shape.age
@@ -217,12 +220,14 @@ def _relief(subject: Subject, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     for eye in eyes(subject):
         u, v = eye.local(x, y)
         upper, lower = eye.lids(u)
-        inside = step(upper - v, -0.03, 0.05) * step(v - lower, -0.03, 0.05)
+        inside = step(upper - v, -0.03, 0.05) * step(v - lower, -0.03, 0.05) * step(u.abs(), 1.0, 0.94)
         square = (x - eye.x) ** 2 + (y - eye.y) ** 2
-        ball = 0.177 + torch.sqrt((EYEBALL_RADIUS**2 - square).clamp_min(0))
-        cover = torch.where(square < (0.97 * EYEBALL_RADIUS) ** 2, ball + 0.0045, torch.zeros_like(ball))
-        lidded = torch.logaddexp(z * 160, cover * 160) / 160
+        ball = 0.1715 + torch.sqrt((EYEBALL_RADIUS**2 - square).clamp_min(0))
+        cover = torch.where(square < (0.97 * EYEBALL_RADIUS) ** 2, ball + 0.0035, torch.zeros_like(ball))
+        lidded = torch.logaddexp(z * 110, cover * 110) / 110 - 0.002
         crease = 0.004 * shape.lid_fold * torch.exp(-(((v - upper.clamp_min(0.1) - 0.26) / 0.06) ** 2))
+        # The lower lid runs out into the cheek.
+        lidded = torch.lerp(lidded, torch.maximum(z, lidded - 0.010), step(lower - v, 0.05, 0.75))
         lidded = lidded - crease * step(u.abs(), 1.25, 0.8)
         bag = 0.003 * shape.age * torch.exp(-(((v - lower + 0.45) / 0.16) ** 2)) * step(u.abs(), 1.1, 0.6)
         z = torch.lerp(lidded + bag, ball.clamp_min(0.15), inside)
@@ -232,17 +237,18 @@ def _relief(subject: Subject, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 def head_patch(subject: Subject, detail: float, device: torch.device) -> Patch:
     """Head, face and neck."""
     rows, columns = round(330 * detail**0.5), round(340 * detail**0.5)
-    angle = _angles(columns, device)
-    position = _loft(_head_table(subject), rows, angle)
+    angle = front_angles(columns, device)
+    position = loft(head_table(subject), rows, angle)
     x, y, z = position.unbind(0)
     front = step(torch.cos(angle)[None], 0.02, 0.30)
     face = step(y, -0.24, -0.21) * front
     z = torch.lerp(z, _relief(subject, x, y, z), face)
     along = torch.linspace(0, 1, rows, device=device)
-    return Patch("skin", torch.stack([x, y, z]), along, angle, finer=_finer(detail))
+    return Patch("skin", torch.stack([x, y, z]), along, angle, finer=finer_of(detail))
 
 
-def _finer(detail: float) -> int:
+def finer_of(detail: float) -> int:
+    """Samples per grid spacing; grids and this factor both grow with the root of `detail`."""
     return max(1, round(3 * math.sqrt(detail)))
 
 
@@ -253,8 +259,8 @@ def ear_patches(subject: Subject, detail: float, device: torch.device) -> list[P
     rho = torch.linspace(0, 1, rows, device=device)[:, None]
     theta = torch.linspace(-math.pi, math.pi, columns, device=device)
     across, up = torch.sin(theta)[None], torch.cos(theta)[None]
-    half_height = 0.073 * scale * (1 - 0.10 * torch.clamp(-up, 0, 1))
-    half_width = 0.043 * scale * (1 + 0.18 * up)
+    half_height = 0.064 * scale * (1 - 0.10 * torch.clamp(-up, 0, 1))
+    half_width = 0.037 * scale * (1 + 0.18 * up)
     u = rho * across * half_width
     v = rho * up * half_height
     helix = torch.exp(-(((rho - 0.86) / 0.10) ** 2)) * (0.6 + 0.4 * up)
@@ -266,11 +272,11 @@ def ear_patches(subject: Subject, detail: float, device: torch.device) -> list[P
         # Ear axes: u to the front, v up, n outward; the rear edge stands off by about 25 degrees.
         lean = 0.45
         front, out = math.cos(lean), math.sin(lean)
-        x = side * (0.176 * subject.shape.width + 0.012 - out * u + front * relief + 0.10 * v)
+        x = side * (0.172 * subject.shape.width + 0.008 - out * u + front * relief + 0.10 * v)
         y = 0.022 + v + 0.12 * u
         z = -0.032 + front * u + out * relief - 0.12 * v
         grid = torch.stack([x, y.expand_as(x), z.expand_as(x)])
-        patches.append(Patch("ear", grid, rho[:, 0], theta, finer=_finer(detail)))
+        patches.append(Patch("ear", grid, rho[:, 0], theta, finer=finer_of(detail)))
     return patches
 
 
@@ -283,10 +289,10 @@ def torso_patch(subject: Subject, detail: float, device: torch.device) -> Patch:
     q = torch.linspace(-1, 1, columns, device=device)
     return Patch(
         "cloth",
-        _loft(table, rows, math.pi * q),
+        loft(table, rows, math.pi * q),
         torch.linspace(0, 1, rows, device=device),
         math.pi * q,
-        _finer(detail),
+        finer_of(detail),
     )
 
 

@@ -14,7 +14,7 @@ from dp3d_cli.core.renderers.procedural.features import NOSE_TIP_Y, eyes, mouth,
 from dp3d_cli.core.renderers.procedural.geometry import Patch, ear_patches, head_patch, torso_patch
 from dp3d_cli.core.renderers.procedural.lighting import shade
 from dp3d_cli.core.renderers.procedural.splat import Rendering, pack_colours, resolve, splat
-from dp3d_cli.core.renderers.procedural.subject import Subject, draw_subject
+from dp3d_cli.core.renderers.procedural.subject import Subject, draw_subject, generator
 from dp3d_cli.core.renderers.procedural.texture import (
     FACE_BOTTOM,
     FACE_TOP,
@@ -22,7 +22,9 @@ from dp3d_cli.core.renderers.procedural.texture import (
     FaceMap,
     cloth_colour,
     colour_column,
+    field,
     hair_colour,
+    hat_colour,
     paint_face,
 )
 
@@ -144,15 +146,21 @@ def _samples(subject: Subject, patch: Patch, light: Tensor, face: FaceMap) -> tu
         along = torch.linspace(0, 1, rows, device=device)
         angle = torch.linspace(float(-torch.pi), float(torch.pi), columns, device=device)
         albedo, gloss = cloth_colour(subject, position, along, angle), 0.02
+    elif patch.material == "hat":
+        albedo, gloss = hat_colour(subject, position, device), 0.01
     else:
-        colour = subject.hair.hat_colour if subject.hair.style == "hat" else subject.hair.colour
-        albedo = hair_colour(subject, (rows, columns), device, colour)
-        gloss = 0.05 + 0.12 * albedo.mean(0, keepdim=True)
+        albedo = hair_colour(subject, (rows, columns), device, subject.hair.colour)
+        gloss = 0.012 + 0.22 * albedo.mean(0, keepdim=True)
     colours = _finish(albedo, lit, gloss, subject.light.exposure)
     flat, flat_colours = position.reshape(3, -1), colours.reshape(3, -1)
     if patch.keep is None:
         return flat, flat_colours
-    kept = (dense[7] >= 0).flatten()
+    edge = dense[7]
+    if patch.material == "hair":
+        # Ends thin out hair by hair.
+        rng = generator(subject.seed, "hair ends")
+        edge = edge + 0.007 * field(rng, (10, max(columns * 3 // 4, 8)), (rows, columns), device)
+    kept = (edge >= 0).flatten()
     return flat[:, kept], flat_colours[:, kept]
 
 
@@ -176,7 +184,7 @@ def _skin_paint(subject: Subject, patch: Patch, position: Tensor, face: FaceMap)
     )[0]
     albedo = torch.lerp(tone.expand_as(position), painted[:3], front)
     gloss = 0.10 * torch.lerp(torch.full_like(front, 0.2 * subject.skin.gloss), painted[3], front)
-    if subject.hair.style != "bald":
+    if subject.hair.style not in ("bald", "hat"):
         line = hair_shapes.hairline(subject, patch.angle)[None, None]
         line = F.interpolate(line, size=position.shape[2], mode="linear", align_corners=True)[0]
         scalp = 0.88 * step(position[1] - line, -0.012, 0.014)

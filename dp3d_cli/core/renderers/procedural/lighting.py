@@ -86,7 +86,8 @@ def _unblocked(moments: Tensor, height: Tensor, bias: float) -> Tensor:
     variance = (square - mean * mean).clamp_min(4e-5)
     gap = (mean - height - bias).clamp_min(0)
     passed = variance / (variance + gap * gap)
-    return ((passed - 0.25) / 0.75).clamp(0, 1)
+    share: Tensor = ((passed - 0.25) / 0.75).clamp(0, 1)
+    return share
 
 
 def shade(subject: Subject, patches: list[Patch]) -> list[Tensor]:

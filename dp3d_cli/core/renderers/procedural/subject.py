@@ -268,7 +268,7 @@ def _draw_shape(rng: np.random.Generator, feminine: bool, age: float, child: boo
     c = 1.0 if child else 0.0
     return Shape(
         width=_near(rng, 0.045, 1.0 + 0.02 * c),
-        jaw=_near(rng, 0.05, 1.03 - 0.07 * f - 0.04 * c),
+        jaw=_near(rng, 0.05, 1.03 - 0.09 * f - 0.04 * c),
         chin=_near(rng, 0.05, 1.02 - 0.04 * f - 0.10 * c),
         forehead=_near(rng, 0.035, 1.0 + 0.02 * c),
         neck=_near(rng, 0.05, 1.06 - 0.14 * f - 0.10 * c),
@@ -395,8 +395,8 @@ def _draw_clothes(rng: np.random.Generator) -> Clothes:
 
 def _draw_light(rng: np.random.Generator) -> Light:
     warm = rng.uniform(-1, 1)
-    strength = rng.uniform(0.55, 1.05)
-    ambient = rng.uniform(0.38, 0.75)
+    strength = rng.uniform(0.6, 1.25)
+    ambient = rng.uniform(0.26, 0.62)
     tint = 0.10 if rng.random() < 0.85 else 0.35
     return Light(
         yaw=float(np.clip(rng.normal(0, 0.55), -1.25, 1.25)),

@@ -31,11 +31,15 @@ FACE_X, FACE_BOTTOM, FACE_TOP = 0.21, -0.30, 0.36  # extent of the face map [wor
 
 
 def field(
-    rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int], device: torch.device
+    rng: np.random.Generator,
+    cells: tuple[int, int],
+    size: tuple[int, int],
+    device: torch.device,
+    mode: str = "bilinear",
 ) -> Tensor:
     """Smooth noise [size], about N(0, 1) at its `cells` lattice points."""
     lattice = torch.from_numpy(rng.standard_normal(cells).astype(np.float32)).to(device)
-    return F.interpolate(lattice[None, None], size=size, mode="bilinear", align_corners=True)[0, 0]
+    return F.interpolate(lattice[None, None], size=size, mode=mode, align_corners=True)[0, 0]
 
 
 def colour_column(colour: Colour, device: torch.device) -> Tensor:
@@ -105,11 +109,16 @@ def _paint_skin(face: FaceMap, subject: Subject, rng: np.random.Generator, devic
     face.colour = face.colour * (1 + red * torch.tensor([0.25, -0.9, -0.75], device=device)[:, None, None])
     # Thin skin around the eyes, shade of lids and sockets.
     around = bump(x.abs(), y, EYE_X, 0.064, 0.042, 0.026)
-    tint = torch.tensor([-0.10, -0.20, -0.14], device=device)[:, None, None]
+    tint = torch.tensor([-0.07, -0.13, -0.09], device=device)[:, None, None]
     face.colour = face.colour * (1 + around * tint * (0.6 + 0.7 * shape.age))
     fold_x = 0.048 + 0.35 * (-0.03 - y) + 0.012 * max(subject.expression.smile, 0)
     fold = torch.exp(-(((x.abs() - fold_x) / 0.005) ** 2)) * step(y, -0.115, -0.08) * step(y, -0.02, -0.05)
-    lines = torch.sin(y * 300 + 1.5 * torch.sin(x * 25)) ** 8 * step(y, 0.14, 0.16) * step(y, 0.225, 0.19)
+    lines = (
+        torch.sin(y * 210 + 1.2 * mottle + torch.sin(x * 18)) ** 12
+        * (0.5 + 0.4 * mottle).clamp(0, 1)
+        * step(y, 0.14, 0.16)
+        * step(y, 0.225, 0.19)
+    )
     crow = torch.sin((y - 0.07) / (x.abs() - 0.06).clamp_min(0.02) * 14) ** 6 * bump(
         x.abs(), y, 0.138, 0.07, 0.012, 0.02
     )
@@ -197,10 +206,10 @@ def _paint_teeth(
     tooth = 0.0165
     phase = (x.abs() / tooth) % 1.0
     between = torch.exp(-(((phase - phase.round()) / 0.055) ** 2))
-    rim = 0.0165 - 0.002 * torch.cos(x / tooth * 2 * math.pi) - 9.0 * x * x
+    rim = 0.0160 - 0.0008 * torch.cos(x / tooth * 2 * math.pi) - 9.0 * x * x
     row = inside * torch.sigmoid((rim - depth) / 0.0007)
     corner = step(x.abs(), 0.058, 0.02)
-    ivory = colour_column((0.93, 0.90, 0.84), device) * (0.35 + 0.65 * corner) * (1 - 0.30 * between)
+    ivory = colour_column((0.93, 0.90, 0.84), device) * (0.35 + 0.65 * corner) * (1 - 0.16 * between)
     upper_shade = 0.72 + 0.28 * step(depth, 0.0, 0.005)
     face.mix(where, ivory * upper_shade, row, gloss=0.8)
     tongue = inside * torch.sigmoid((0.011 - (y - gap_bottom)) / 0.002) * (1 - row)
@@ -307,6 +316,9 @@ def _paint_beard(face: FaceMap, subject: Subject, rng: np.random.Generator, devi
         return
     x, y = face.x, face.y
     size = (y.shape[0], x.shape[1])
+    grain = 0.6 * field(rng, (size[0] // 2, size[1] // 2), size, device) + 0.4 * field(
+        rng, (size[0] // 8, size[1] // 3), size, device
+    )
     top, _, _, bottom = lips.outlines(x)
     side = x.abs()
     line = -0.085 + 1.6 * (side - 0.09).clamp_min(0) + 1.2 * (side - 0.13).clamp_min(0)
@@ -314,7 +326,7 @@ def _paint_beard(face: FaceMap, subject: Subject, rng: np.random.Generator, devi
         side, lips.half_width + 0.008, lips.half_width
     )
     jaw = (
-        step(line - y, -0.008, 0.022)
+        step(line - y + 0.010 * grain, -0.012, 0.040)
         * off_lips
         * step(side - 0.052, -0.012, 0.014).clamp_min(step(y, -0.118, -0.135))
     )
@@ -325,9 +337,6 @@ def _paint_beard(face: FaceMap, subject: Subject, rng: np.random.Generator, devi
         * off_lips
     )
     lip = lip * (1 - 0.5 * torch.exp(-((x / 0.006) ** 2)))
-    grain = 0.6 * field(rng, (size[0] // 2, size[1] // 2), size, device) + 0.4 * field(
-        rng, (size[0] // 8, size[1] // 3), size, device
-    )
     amount = torch.maximum(jaw * hair.beard, lip * hair.moustache)
     amount = (amount * (1.05 + 0.35 * grain)).clamp(0, 0.93)
     colour = colour_column(hair.brow_colour, device) * (1 + 0.25 * grain)
@@ -365,7 +374,7 @@ def cloth_colour(subject: Subject, position: Tensor, along: Tensor, angle: Tenso
     else:
         paint = first.expand(3, *size)
     paint = paint * (1 + weave + folds)
-    rim = -0.292 - clothes.neckline + 0.055 * step(-z, -0.08, 0.12)
+    rim = -0.262 - clothes.neckline + 0.055 * step(-z, -0.08, 0.12)
     rim = rim - clothes.v_neck * (1 - (x.abs() / 0.10).clamp(0, 1)) * step(z, 0.0, 0.06)
     hem = (rim - y) / 0.014
     paint = paint * (1 - 0.22 * torch.exp(-((hem - 1.0) ** 2) * 3))
@@ -379,7 +388,14 @@ def hair_colour(subject: Subject, size: tuple[int, int], device: torch.device, c
     wide = field(rng, (5, 46), size, device)
     fine = field(rng, (10, 330), size, device)
     hairs = field(rng, (24, max(size[1] * 2 // 3, 8)), size, device)
-    tone = 1 + subject.hair.streaks * (0.16 * wide + 0.20 * fine + 0.20 * hairs)
-    warm = torch.tensor([1.0, 0.85, 0.7], device=device)[:, None, None]
-    base = colour_column(colour, device) * tone.clamp_min(0.25)
-    return base + 0.035 * warm * subject.hair.streaks * (fine + hairs).clamp_min(0) * (0.3 + base.mean())
+    tone = 1 + subject.hair.streaks * (0.12 * wide + 0.16 * fine + 0.17 * hairs)
+    return colour_column(colour, device) * tone.clamp_min(0.3)
+
+
+def hat_colour(subject: Subject, position: Tensor, device: torch.device) -> Tensor:
+    """[3, H, W] knitted cloth with a turned-up rim."""
+    x, y, z = position.unbind(0)
+    turn = torch.atan2(x, z)
+    knit = 1 + 0.10 * torch.sin(turn * 120) * torch.sin(y * 500)
+    rim = step(y, 0.235, 0.228)
+    return colour_column(subject.hair.hat_colour, device) * knit * (1 + 0.25 * rim * torch.sin(turn * 90))
