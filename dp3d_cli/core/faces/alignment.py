@@ -192,7 +192,7 @@ def is_aligned(width: int, height: int, faces: Sequence[Face]) -> bool:
     """
     if width != height or width < _ALIGNED_MIN_PX or not faces:
         return False
-    if len(faces) > 1 and faces[0].box.width < _DOMINANT * faces[1].box.width:
+    if faces[0].box.width < _DOMINANT * max((other.box.width for other in faces[1:]), default=0.0):
         return False
     face = faces[0]
     if face.landmarks is not None and face.has_real_landmarks:

@@ -59,7 +59,7 @@ class OpenCVDetector:
         self._eyes = _load_cascade("haarcascade_eye_tree_eyeglasses.xml")
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
-        """Faces in a picture, by score x width, so that a large doubtful box does not hide a clear face.
+        """Faces in a picture, the largest first; uncertain ones come after all that are certain.
 
         Args:
             image: uint8 [H, W, 3] RGB.
@@ -78,6 +78,7 @@ class OpenCVDetector:
         if not faces and max(image.shape[:2]) > _SEARCH_PX:
             grey, scale = _grey(image, _FINE_SEARCH_PX)
             faces = [face for face in self._agreed(grey, _FINE_SMALLEST_FACE_PX) if face.is_certain]
+        faces = sorted(faces, key=lambda face: (not face.is_certain, -face.box.width, face.box.x, face.box.y))
         return [self._finish(face, grey, scale) for face in faces]
 
     def _agreed(self, grey: NDArray[np.uint8], min_px: int) -> list[Face]:
