@@ -7,6 +7,7 @@ One item is one trajectory. Below the output folder stand `<name>/cameras.json`,
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,6 @@ from dp3d_cli.core.images import write_png
 from dp3d_cli.core.renderers.images import ConditionImages
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
 
-RENDER_BATCH = 8
-"""Views rendered at a time; they do not influence one another."""
-
 
 @dataclass(frozen=True)
 class ProceduralCameras:
@@ -31,11 +29,18 @@ class ProceduralCameras:
 
     Attributes:
         seed: identity of the head, >= 0.
-        device: torch device that renders; no part of the result.
+        device: "cpu", "cuda", "cuda:0", "mps", or "auto" for CUDA where there is one; no part of the result.
+
+    Raises:
+        UsageError: no such kind of device.
     """
 
     seed: int = 1
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", self.device):
+            raise UsageError(f"'{self.device}' is not a device: use auto, cpu, cuda, cuda:0 or mps.")
 
 
 @dataclass(frozen=True)
@@ -120,14 +125,7 @@ class RenderCamsStage:
         folder.mkdir(parents=True)
         views = view_names(self._num_views)
         files = [f"{view}.png" for view in views]
-        images = (
-            self._rendered(self.backend)
-            if isinstance(self.backend, ProceduralCameras)
-            else self.backend.images.read(
-                self._chosen(self.backend), self.size, centre_crop=self.backend.centre_crop
-            )
-        )
-        for done, (file, image) in enumerate(zip(files, images, strict=True), start=1):
+        for done, (file, image) in enumerate(zip(files, self._images(), strict=True), start=1):
             write_png(folder / file, image)
             progress.step(done, len(files), "views")
         outputs = ["cameras.json", *files]
@@ -159,15 +157,16 @@ class RenderCamsStage:
         wanted = self.views_without_cameras if self.trajectory is None else len(self.trajectory)
         return backend.images.choose(wanted, resample=backend.resample)
 
-    def _rendered(self, backend: ProceduralCameras) -> Iterator[NDArray[np.uint8]]:
+    def _images(self) -> Iterator[NDArray[np.uint8]]:
+        if isinstance(self.backend, ImageCameras):
+            chosen = self._chosen(self.backend)
+            return self.backend.images.read(chosen, self.size, centre_crop=self.backend.centre_crop)
         import torch
 
-        from dp3d_cli.core.renderers.procedural import ProceduralHead
+        from dp3d_cli.core.renderers.conditions import render_conditions
 
         assert self.trajectory is not None
-        head = ProceduralHead(backend.seed, device=backend.device)
-        labels = torch.from_numpy(self.trajectory.labels).to(backend.device)
-        for start in range(0, len(labels), RENDER_BATCH):
-            images = head.render(labels[start : start + RENDER_BATCH], self.size).image
-            pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-            yield from pixels.permute(0, 2, 3, 1).cpu().numpy()
+        device = self.backend.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return render_conditions(self.trajectory, self.size, seed=self.backend.seed, device=device)

@@ -38,7 +38,7 @@ class FakeRendering:
 class FakeHead:
     """Paints red with the seed, green with the camera's x, blue with its y."""
 
-    def __init__(self, seed: int, *, device: str = "cpu") -> None:
+    def __init__(self, seed: int, *, device: str = "cpu", detail: float = 1.0) -> None:
         self.seed = seed
 
     def render(self, labels: torch.Tensor, size: int) -> FakeRendering:
@@ -50,7 +50,7 @@ class FakeHead:
 
 @pytest.fixture
 def fake_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dp3d_cli.core.renderers.procedural.ProceduralHead", FakeHead)
+    monkeypatch.setattr("dp3d_cli.core.renderers.conditions.ProceduralHead", FakeHead)
 
 
 def process(stage: RenderCamsStage, draft: Path) -> Product:
@@ -171,3 +171,9 @@ def test_the_real_head_is_another_picture_from_another_camera_and_seed(tmp_path:
     assert left.std() > 10
     assert np.abs(left - right).mean() > 3
     assert np.abs(left - other).mean() > 3
+
+
+@pytest.mark.parametrize("device", ["", "gpu", "cuda:", "cuda:x", "cpu "])
+def test_an_unknown_device_is_refused_at_once(device: str) -> None:
+    with pytest.raises(UsageError, match="is not a device"):
+        ProceduralCameras(device=device)
