@@ -21,30 +21,31 @@ MARGIN = 0.25
 # Landmark heights and depths follow the five standard points by which EG3D aligns portraits. Rows from vertex to
 # throat: y, half width, z of the widest place, front z without the nose, back z.
 _PROFILE = (
-    (0.350, 0.020, -0.030, -0.010, -0.050),
-    (0.330, 0.080, -0.030, 0.060, -0.120),
-    (0.290, 0.130, -0.030, 0.125, -0.180),
-    (0.220, 0.172, -0.025, 0.180, -0.235),
-    (0.150, 0.190, -0.015, 0.206, -0.260),
-    (0.095, 0.193, -0.010, 0.214, -0.262),
-    (0.050, 0.190, 0.000, 0.208, -0.255),
-    (-0.020, 0.182, 0.010, 0.212, -0.230),
-    (-0.095, 0.163, 0.025, 0.222, -0.180),
-    (-0.150, 0.133, 0.040, 0.216, -0.130),
-    (-0.190, 0.095, 0.060, 0.195, -0.110),
-    (-0.215, 0.050, 0.070, 0.140, -0.100),
+    (0.350, 0.019, -0.050, -0.010, -0.050),
+    (0.330, 0.076, -0.050, 0.060, -0.120),
+    (0.290, 0.123, -0.050, 0.125, -0.180),
+    (0.220, 0.163, -0.045, 0.180, -0.235),
+    (0.150, 0.180, -0.035, 0.206, -0.260),
+    (0.095, 0.183, -0.030, 0.214, -0.262),
+    (0.050, 0.180, -0.020, 0.208, -0.255),
+    (-0.020, 0.173, -0.010, 0.210, -0.230),
+    (-0.095, 0.155, 0.005, 0.214, -0.180),
+    (-0.150, 0.126, 0.020, 0.204, -0.130),
+    (-0.190, 0.090, 0.040, 0.180, -0.110),
+    (-0.215, 0.048, 0.050, 0.123, -0.100),
 )
-_ROUNDNESS = 2.3  # exponent of the cross-sections; 2 is an ellipse, faces are slightly flatter
+_ROUNDNESS = 2.0  # exponent of the cross-sections: ellipses
 _EYE = (0.078, 0.073)  # |x|, y
-_SOCKET = (0.016, 0.034, 0.022)  # depth, width, height
+_SOCKET = (0.008, 0.034, 0.022)  # depth, width, height
 _NOSE = (0.058, -0.012, -0.045)  # y of bridge, tip, base
 _NOSE_LENGTH, _NOSE_WIDTH = 0.085, (0.014, 0.027)  # height of the tip; width at bridge and tip
 _LIPS = (-0.095, 0.010, 0.045, 0.022)  # y, height, width, height of the bump
 
-_HAIR_HEIGHT = (0.035, -0.20)  # z of hair beyond the skull: front, back
-_TORSO_HEIGHT = (0.075, -0.17)  # z of the neck and shoulders: front, back
+_HAIR_HEIGHT = (0.02, -0.20)  # z of hair beyond the skull: front, back
+_HAIR_CENTRE, _HAIR_NEAR, _HAIR_SLOPE = 0.07, 0.16, 1.0  # y; distance from the axis; slope beyond it
+_TORSO_HEIGHT = (0.06, -0.17)  # z of the neck and shoulders: front, back
 _TORSO_TOP, _TORSO_FULL = -0.17, -0.27  # y where hair slab gives way to the torso slab
-_RIM_Z = -0.06  # z where front and back meet at the silhouette
+_RIM_SHARE = 0.45  # of the way from the slab's front to its back: where both meet at the silhouette
 _RIM_RADIUS = 0.075  # width of the rounding at the silhouette
 _STEPS = 56  # marching steps through the template
 _NEAR, _FAR = 0.16, -0.50  # height range of anything
@@ -69,11 +70,13 @@ def surfaces(mask: Tensor, camera: Tensor, box: Tensor) -> Tensor:
     origin, direction = canvas_rays(camera, side)
     scale = (box[:, 2] / CANONICAL_BOX_WIDTH).view(-1, 1, 1, 1)
     head_front, head_back, seen = _march_head(origin, direction, camera, box)
-    points_y = (origin + direction * (pivot_depth(camera).view(-1, 1, 1, 1) + 0.15))[:, 1:2]
-    shift = _template_shift(camera, box)[:, 1].view(-1, 1, 1, 1)
-    y = (points_y - shift) / scale
+    points = origin + direction * (pivot_depth(camera).view(-1, 1, 1, 1) + 0.15)
+    x, y, _ = ((points - _template_shift(camera, box).view(-1, 3, 1, 1)) / scale).split(1, 1)
     torso = ((_TORSO_TOP - y) / (_TORSO_TOP - _TORSO_FULL)).clamp(0, 1)
-    slab_front = scale * (torch.lerp(_like(y, _HAIR_HEIGHT[0]), _like(y, _TORSO_HEIGHT[0]), torso) - PIVOT[2])
+    # Hair lies around the skull: the farther from the head's axis, the farther back.
+    aside = ((x**2 + (y - _HAIR_CENTRE).clamp_min(0) ** 2).sqrt() - _HAIR_NEAR).clamp_min(0)
+    hair_front = (_HAIR_HEIGHT[0] - _HAIR_SLOPE * aside).clamp_min(_HAIR_HEIGHT[1] + 0.04)
+    slab_front = scale * (torch.lerp(hair_front, _like(y, _TORSO_HEIGHT[0]), torso) - PIVOT[2])
     slab_back = scale * (torch.lerp(_like(y, _HAIR_HEIGHT[1]), _like(y, _TORSO_HEIGHT[1]), torso) - PIVOT[2])
     front = torch.where(seen, _smooth_max(head_front, slab_front, 0.03), slab_front)
     back = torch.where(seen, -_smooth_max(-head_back, -slab_back, 0.03), slab_back)
@@ -83,7 +86,7 @@ def surfaces(mask: Tensor, camera: Tensor, box: Tensor) -> Tensor:
     inside = mask > 0.5
     depth_in = (distance_inside(inside) - 0.5).clamp_min(0) * pixel
     depth_out = (distance_inside(~inside) - 0.5).clamp_min(0) * pixel
-    rim = scale * (_RIM_Z - PIVOT[2])
+    rim = torch.lerp(slab_front, slab_back, _RIM_SHARE)
     rounding = (1 - (1 - depth_in / (scale * _RIM_RADIUS)).clamp(0, 1) ** 2).sqrt()
     front, back = blur(front, 1.0), blur(back, 1.0)
     front = torch.where(inside, rim + (front - rim) * rounding, rim - depth_out)

@@ -114,7 +114,7 @@ class _Prior:
         head = (x / 0.60) ** 2 + ((y + 0.08) / 0.78) ** 2 < 1
         likely = head | ((y > 0.3) & (x < 0.32)) | ((y > 0.58) & (x < 0.45 + 1.8 * below))
         radius = np.sqrt((x / 0.76) ** 2 + ((y + 0.04) / 0.88) ** 2)
-        background = (radius > 1.05) & (y < -0.25)
+        background = (radius > 1.08) & (y < -0.35)
         # Hair may reach anywhere beside the face, clothes anywhere below it: there the position says little.
         log_odds = np.where(y > 0.58, 0.8, np.clip(4 * (1.0 - radius), -2.5, 0.8))
         log_odds = np.where(core, 4.0, np.where(likely, 1.5, log_odds))
@@ -181,17 +181,14 @@ def _one_solid_piece(found: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArr
     ]
     _, components = cv2.connectedComponents(pixels)
     piece = components == np.bincount(components[core]).argmax()
-    # Holes are what the outer background cannot reach; small ones are errors, large ones are real (an arm).
-    count, holes, stats, _ = cv2.connectedComponentsWithStats((~piece).astype(np.uint8))
+    # Holes are what the background above and beside the head cannot reach: small ones are errors, large ones real
+    # (an arm). What the lower border cuts off counts as enclosed.
+    lower = np.pad(piece, 1)
+    lower[-1] = lower[2 * len(lower) // 3 :, [0, -1]] = True
+    count, holes, stats, _ = cv2.connectedComponentsWithStats((~lower).astype(np.uint8), connectivity=4)
+    holes = holes[1:-1, 1:-1]
     for hole in range(1, count):
-        left, top, hole_width, hole_height, area = stats[hole]
-        touches = (
-            left == 0
-            or top == 0
-            or left + hole_width == piece.shape[1]
-            or top + hole_height == piece.shape[0]
-        )
-        if not touches and area < 0.02 * piece.size:
+        if stats[hole, cv2.CC_STAT_AREA] < 0.015 * piece.size:
             piece |= holes == hole
     return piece
 

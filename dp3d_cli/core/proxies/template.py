@@ -27,7 +27,7 @@ from dp3d_cli.core.proxies.geometry import MARGIN, camera_rays, pivot_depth, sur
 from dp3d_cli.core.proxies.placement import Box, Placement, check_box, place_portrait
 from dp3d_cli.core.proxies.segmentation import Image, Mask, segment_head
 
-REFERENCE_YAW, REFERENCE_PITCH = 0.0, -0.13
+REFERENCE_YAW, REFERENCE_PITCH = 0.0, -0.08
 """Angles from which a portrait of unknown camera is taken to be seen [radians, EG3D's signs] (ours, measured)."""
 
 _STEPS = 44  # marching steps per ray
@@ -37,7 +37,8 @@ _SOFT_SIGMA = 0.03  # blur of the colours on stretched parts [frames]
 _STRETCH = (2.0, 3.5)  # target pixels per reference pixel: begin and end of the fade
 _TRUST_STRETCH = (1.3, 2.8)  # the same for the confidence
 _BACKGROUND_GAP = 0.025  # ring around the foreground whose colours are mixed with it [frames]
-_SIDE_REACH = 0.18  # how far hair that the portrait's side cuts goes on [frames]
+_SIDE_REACH = 0.06  # how far hair that the portrait's side cuts goes on [frames]
+_SHOULDER_FALL = 1.0  # how much farther shoulders go on per box width below the chin [frames]
 _HEAD_ABOVE = 0.84  # from the face box's centre to the top of the hair [box widths]
 _DETAIL_SIGMA = 0.012  # coarser structure than this is not mirrored beyond the border [canvas sides]
 
@@ -273,7 +274,7 @@ def _lay_out(layers: Tensor, places: Sequence[Placement], side: int, size: int) 
             functional.grid_sample(resized, grid, mode="bicubic", padding_mode="border", align_corners=False)
         )
         inside_u, inside_v = ((u > 0) & (u < 1)).float(), ((v > 0) & (v < 1)).float()
-        valids.append((inside_v.view(1, 1, -1, 1) * inside_u.view(1, 1, 1, -1)))
+        valids.append(inside_v.view(1, 1, -1, 1) * inside_u.view(1, 1, 1, -1))
     return torch.cat(canvases), torch.cat(valids)
 
 
@@ -285,9 +286,8 @@ def _continue_mask(mask: Tensor, valid: Tensor, box: Tensor) -> Tensor:
     _, y = _box_units(side, box)
     pixel = (1 + 2 * MARGIN) / side
     beyond_u, _ = _distance_beyond(valid.amax(2, keepdim=True), 3, pixel)
-    beyond_v, first_row = _distance_beyond(valid.amax(3, keepdim=True), 2, pixel)
-    torso = _ramp(y, 0.50, 0.60)
-    reach = torch.lerp(torch.full_like(y, _SIDE_REACH), torch.full_like(y, 10.0), torso)
+    _, first_row = _distance_beyond(valid.amax(3, keepdim=True), 2, pixel)
+    reach = _SIDE_REACH + _SHOULDER_FALL * (y - 0.55).clamp_min(0)
     sideways = blur(fill_smoothly(mask, valid), 0.01 * side) - 0.5 * beyond_u / reach
 
     # Above: a parabola over the run of foreground at the top border, up to where a head of this size ends.
@@ -391,6 +391,10 @@ def _render_one(prepared: PreparedPortrait, index: int, cameras: Tensor, size: i
     trust = _sample(prepared.trust[index : index + 1], grid)
     trust = trust * (1 - torch.maximum(_ramp(stretch, *_TRUST_STRETCH), behind))
 
+    # Where one part hides another there is an edge inside the silhouette, which one sample per pixel leaves jagged.
+    jump = functional.max_pool2d(height, 3, 1, 1) + functional.max_pool2d(-height, 3, 1, 1)
+    shown = torch.lerp(shown, _binomial(shown), _ramp(jump, 0.03, 0.06))
+
     covered = hit.float()
     coverage = _binomial(covered)
     # Outside the solid a rim pixel takes the colour of its covered neighbours.
@@ -460,12 +464,8 @@ class _Scene:
 
     def towards(self, rays: _Rays) -> Tensor:
         """[V, 3, S, S] unit directions to the target's camera in the axes (right, down, towards the reference)."""
-        flip = torch.tensor([-1.0, -1.0, 1.0], device=rays.step.device).view(1, 3, 1, 1)
-        back = functional.normalize(rays.step, dim=1) * torch.tensor(
-            [-1.0, -1.0, -1.0], device=rays.step.device
-        ).view(1, 3, 1, 1)
-        del flip
-        return back * torch.tensor([1.0, 1.0, -1.0], device=rays.step.device).view(1, 3, 1, 1)
+        axes = torch.tensor([-1.0, -1.0, 1.0], device=rays.step.device).view(1, 3, 1, 1)
+        return functional.normalize(rays.step, dim=1) * axes
 
     def span(self, cameras: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameters [V, 1, 1, 1] between which each target camera's rays can meet the solid.
