@@ -96,5 +96,6 @@ def _no_pairs(folder: Path, truth: Path, pairing: Pairing) -> str:
         )
     return (
         f"{folder} and {truth} have no view of a subject in common: '{own[0]}' against '{true[0]}', for "
-        "example. Subjects are paired by their path below these folders; --name and --gt-name leave out a last part."
+        "example. Subjects are paired by their path below these folders; --name and --gt-name leave out a "
+        "last part."
     )
