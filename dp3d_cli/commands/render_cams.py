@@ -24,7 +24,7 @@ _Source = Annotated[
     typer.Argument(
         metavar="TRAJECTORY",
         show_default=False,
-        help="gen-videos (if left out), panohead, sweep, ring, grid; or a YAML, cameras.json, transforms.json.",
+        help="gen-videos (if left out), panohead, sweep, ring, grid; a YAML, cameras.json, transforms.json.",
     ),
 ]
 _ANGLES_HELP = "start:stop:count, or a list with commas."
@@ -42,7 +42,7 @@ _Pitch = Annotated[
     typer.Option(
         metavar="DEGREES",
         show_default=False,
-        help=f"Pitches, each for every yaw: {_ANGLES_HELP} Negative is above the face, as in EG3D. 0 if left out.",
+        help=f"Pitches, each for every yaw: {_ANGLES_HELP} Negative is above the face (EG3D). Default 0.",
         rich_help_panel=_CAMERAS,
     ),
 ]
