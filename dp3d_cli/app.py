@@ -22,11 +22,13 @@ class Commands(TyperGroup):
     """Reports every expected error in the same way, whichever command it comes from."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command that the line names."""
         with reporting_errors():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.commands)  # in the order of the work, not of the alphabet
+        """Commands in the order of the work, not of the alphabet."""
+        return list(self.commands)
 
 
 app = typer.Typer(

@@ -35,6 +35,18 @@ Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where results go; made if needed.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Base seed; each item derives its own from it and its id.")]
+PresetName = Annotated[
+    str, typer.Option("--preset", "-p", metavar="NAME|FILE", help="Settings that belong together.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", show_default=False, help="Change one setting of the preset."
+    ),
+]
+Device = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda", help="Torch device; auto takes CUDA where there is one.")
+]
 
 _RUN = "Which items, and again or not"
 _SCREEN = "What is printed"
@@ -171,9 +183,9 @@ def _run_flags(
 def batch_command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of every batch in place of its parameter `flags: RunFlags`.
 
-    Within the command standard output is out of reach: what libraries print there goes to standard error,
-    since a reader of the results would take it for paths. Without a parameter named `sources`, the options that
-    say how sources are read are left out.
+    Within the command standard output is out of reach: what libraries print there goes to standard error, as a
+    reader of the results would take it for paths. Without a parameter named `sources`, the options that say
+    how sources are read are left out.
     """
     own = inspect.signature(function)
     own_types = get_type_hints(function, include_extras=True)

@@ -1,10 +1,8 @@
-"""A tiny stage and a command around it: each item is a text file, the result is its text in capitals.
+"""A tiny stage: each item is a text file, the result is its text in capitals.
 
-The content of the input can ask for trouble: "fail" fails, "crash" raises what no stage should raise, "full"
+The first word of the input can ask for trouble: "fail" fails, "crash" raises what no stage should raise, "full"
 pretends a full disk, "sleep S" takes S seconds in steps, "print" writes to standard output by hand and by file
-descriptor, "slow" takes a little and writes several outputs.
-
-    python -m tests.fakes.shout SOURCE... -o FOLDER [--loud 2] [any option of a batch]
+descriptor, "slow" takes a little and writes several outputs, and so on; see `Shout.process`.
 """
 
 from __future__ import annotations
@@ -16,11 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import typer
-
-from dp3d_cli import app as application
-from dp3d_cli.commands.options import Output, RunFlags, Sources, batch_command
-from dp3d_cli.commands.runner import execute, find_items
 from dp3d_cli.core.errors import InputError, UsageError, WeightsError
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
 
@@ -59,7 +52,7 @@ class Shout:
         if word == "full":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if word == "print":
-            print("garbage")
+            print("garbage")  # noqa: T201 - what libraries do
             os.write(1, b"more garbage\n")
         if word == "sleep":
             (draft / "half.txt").write_text("half-written")
@@ -81,24 +74,3 @@ class Shout:
         return Product(
             tuple(outputs), info={"letters": len(text)}, timings={"shout_s": 0.1}, warnings=warnings
         )
-
-
-@batch_command
-def shout(sources: Sources, output: Output, flags: RunFlags, loud: int = 1) -> None:
-    """Write each text in capitals."""
-    items = find_items(sources, flags, suffixes=SUFFIXES)
-    execute(Shout(loud), items, output, flags)
-
-
-@batch_command
-def chant(output: Output, flags: RunFlags) -> None:
-    """Write one text that needs no input."""
-    execute(Shout(name="chant"), [Item("chant", ())], output, flags)
-
-
-app = typer.Typer(cls=application.Commands, pretty_exceptions_enable=False)
-app.command("shout")(shout)
-app.command("chant")(chant)
-
-if __name__ == "__main__":
-    application.run(app)
