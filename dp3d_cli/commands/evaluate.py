@@ -8,18 +8,18 @@ from typing import Annotated
 import typer
 
 from dp3d_cli.commands.options import Output, RunFlags, batch_command
-from dp3d_cli.commands.runner import reporting_errors, session
+from dp3d_cli.commands.runner import session
 from dp3d_cli.commands.screen import printable, say
 
 
 @batch_command
 def evaluate(
     methods: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="METHOD...",
             show_default=False,
-            help="Folders of <id>/<view>.png, or of <id>.mp4; one per method.",
+            help="A folder of <id>/<view>.png or <id>.mp4 per method; NAME=FOLDER names it in the report.",
         ),
     ],
     flags: RunFlags,
@@ -38,7 +38,10 @@ def evaluate(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The same for the methods' folders.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="The same for methods; may be repeated, each takes what gives most pairs."
+        ),
     ] = None,
     metrics: Annotated[
         str,
@@ -65,32 +68,32 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare views with ground truth by subject and view number, and write a report."""
-    with reporting_errors():
-        from dp3d_cli.stages.evaluate.plan import Request, plan  # pulls in OpenCV and scikit-image
-        from dp3d_cli.stages.evaluate.report import write_report
-        from dp3d_cli.stages.evaluate.score import EvaluateStage
+    from dp3d_cli.stages.evaluate.plan import Request, plan  # pulls in OpenCV and scikit-image
+    from dp3d_cli.stages.evaluate.report import write_report
+    from dp3d_cli.stages.evaluate.score import EvaluateStage
 
-        request = Request(
-            tuple(methods), gt, references, name, gt_name, metrics, size, crop, min_yaw, cameras
-        )
-        protocol, pairing = plan(request)
-        stage = EvaluateStage.of(protocol, pairing.matches)
-        with session(flags) as run:
-            per_item = flags.json or flags.options.dry_run
-            summary = run.run(stage, stage.items, output, print_results=per_item)
-        if flags.options.dry_run or summary.interrupted_by is not None:
-            raise typer.Exit(summary.exit_status)
-        failed = {o.id: (o.reason, o.message) for o in summary.outcomes if o.status == "failed"}
-        report = write_report(output, protocol, pairing, failed)
-        if not flags.quiet:
-            for warning in report.warnings:
-                say(f"Note: {printable(warning)}")
-            if pairing.omissions:
-                say(f"{len(pairing.omissions)} subjects or views have no partner; metrics.json lists them.")
-            if report.missing:
-                say(f"{report.missing} of {len(pairing.matches)} subjects are not scored yet: no report.")
-            say(report.table)
-        if flags.stdout is not None and not flags.json:
-            for path in report.files:
-                flags.stdout.write(bytes(path) + (b"\0" if flags.print0 else b"\n"))
-        raise typer.Exit(summary.exit_status or (1 if report.bad_pairs else 0))
+    names = tuple(name or ())
+    request = Request(tuple(methods), gt, references, names, gt_name, metrics, size, crop, min_yaw, cameras)
+    protocol, pairing = plan(request)
+    stage = EvaluateStage.of(protocol, pairing.matches)
+    with session(flags) as run:
+        per_item = flags.json or flags.options.dry_run
+        summary = run.run(stage, stage.items, output, print_results=per_item)
+    if flags.options.dry_run or summary.interrupted_by is not None:
+        raise typer.Exit(summary.exit_status)
+    failed = {o.id: (o.reason, o.message) for o in summary.outcomes if o.status == "failed"}
+    report = write_report(output, protocol, pairing, failed)
+    if report.bad_pairs:
+        say(f"{report.bad_pairs} pairs could not be scored; {output}/metrics.json says why.")
+    if not flags.quiet:
+        for warning in report.warnings:
+            say(f"Note: {printable(warning)}")
+        if pairing.omissions:
+            say(f"{len(pairing.omissions)} subjects or views have no partner; metrics.json lists them.")
+        if report.missing:
+            say(f"{report.missing} of {len(pairing.matches)} subjects are not scored yet: no report.")
+        say(report.table)
+    if flags.stdout is not None and not flags.json:
+        for path in report.files:
+            flags.stdout.write(bytes(path) + (b"\0" if flags.print0 else b"\n"))
+    raise typer.Exit(summary.exit_status or (1 if report.bad_pairs else 0))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from dp3d_cli.commands.options import Output, RunFlags, Sources, batch_command
-from dp3d_cli.commands.runner import execute, find_items, reporting_errors
+from dp3d_cli.commands.runner import execute, find_items
 
 if TYPE_CHECKING:
     from dp3d_cli.stages.video import Format, Mode, Panel
@@ -44,29 +44,28 @@ def video(
     size: Annotated[int | None, typer.Option(help="Height in pixels; by default the views' own.")] = None,
 ) -> None:
     """Make a video of each folder of numbered views: ours or any other method's."""
-    with reporting_errors():
-        from dp3d_cli.core.errors import UsageError
-        from dp3d_cli.core.images import IMAGE_SUFFIXES  # pulls in numpy and Pillow
-        from dp3d_cli.stages.video import VideoSettings, VideoStage
-        from dp3d_cli.stages.view_folders import DESCRIPTION
+    from dp3d_cli.core.errors import UsageError
+    from dp3d_cli.core.images import IMAGE_SUFFIXES  # pulls in numpy and Pillow
+    from dp3d_cli.stages.video import VideoSettings, VideoStage
+    from dp3d_cli.stages.view_folders import DESCRIPTION
 
-        settings = VideoSettings(
-            formats=cast("tuple[Format, ...]", _names(formats)),
-            fps=fps,
-            mode=cast("Mode", mode),
-            repeats=repeats,
-            side_by_side=cast("tuple[Panel, ...]", _names(side_by_side)),
-            size=size,
+    settings = VideoSettings(
+        formats=cast("tuple[Format, ...]", _names(formats)),
+        fps=fps,
+        mode=cast("Mode", mode),
+        repeats=repeats,
+        side_by_side=cast("tuple[Panel, ...]", _names(side_by_side)),
+        size=size,
+    )
+    stage = VideoStage(settings, references, proxy)
+    found = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, names=[DESCRIPTION], group="folder")
+    items = stage.items_of(found)
+    if not items:
+        raise UsageError(
+            f"{sources[0]}: no folder with numbered views (000.png, 001.png, ...).",
+            reason="nothing-found",
         )
-        stage = VideoStage(settings, references, proxy)
-        found = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, names=[DESCRIPTION], group="folder")
-        items = stage.items_of(found)
-        if not items:
-            raise UsageError(
-                f"{sources[0]}: no folder with numbered views (000.png, 001.png, ...).",
-                reason="nothing-found",
-            )
-        execute(stage, items, output, flags)
+    execute(stage, items, output, flags)
 
 
 def _names(text: str) -> tuple[str, ...]:

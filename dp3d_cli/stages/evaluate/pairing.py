@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -156,7 +156,7 @@ def beyond_yaw(pairing: Pairing, min_yaw: float) -> Pairing:
     return Pairing(tuple(kept), pairing.omissions, pairing.outside_yaw + outside)
 
 
-def method_names(folders: Sequence[Path]) -> dict[str, Path]:
+def method_names(folders: Sequence[Path], taken: Collection[str] = ()) -> dict[str, Path]:
     """A short, distinct name for each method: the last folder names that tell them apart, joined by "-".
 
     Raises:
@@ -168,7 +168,7 @@ def method_names(folders: Sequence[Path]) -> dict[str, Path]:
     longest = max(len(path.parts) for path in resolved)
     for count in range(1, longest + 1):
         names = ["-".join(part.strip("/") or "root" for part in path.parts[-count:]) for path in resolved]
-        if len(set(names)) == len(names) and BASELINE not in names:
+        if len(set(names)) == len(names) and not {BASELINE, *taken}.intersection(names):
             return dict(zip(names, folders, strict=True))
     numbered: Mapping[str, Path] = {f"{path.name}-{n}": path for n, path in enumerate(folders, 1)}
     return dict(numbered)

@@ -8,6 +8,7 @@ from pathlib import Path
 from dp3d_cli.core.cameras.trajectories import load_trajectory
 from dp3d_cli.core.errors import UsageError
 from dp3d_cli.stages.evaluate.pairing import (
+    BASELINE,
     Pairing,
     beyond_yaw,
     join,
@@ -22,12 +23,23 @@ from dp3d_cli.stages.view_folders import Found, find_view_folders
 
 @dataclass(frozen=True)
 class Request:
-    """The options of `dp3d evaluate`; see its help."""
+    """The options of `dp3d evaluate`.
 
-    methods: tuple[Path, ...]
+    Attributes:
+        methods: folders, or NAME=FOLDER to name a method in the report.
+        truth: folder of the ground truth.
+        references: folder of the reference portraits, for the baseline.
+        names: files or folders that hold the views inside each subject's folder ("proxy"). Each method takes
+            the one that gives most pairs, or its subjects' folders themselves.
+        truth_name: the same for the ground truth; it holds without a choice.
+        metrics: names joined by commas, or "all".
+        size, crop, min_yaw, cameras: as in `Protocol`, as text.
+    """
+
+    methods: tuple[str | Path, ...]
     truth: Path
     references: Path | None = None
-    name: str | None = None
+    names: tuple[str, ...] = ()
     truth_name: str | None = None
     metrics: str = "psnr,ssim"
     size: int = 256
@@ -45,9 +57,9 @@ def plan(request: Request) -> tuple[Protocol, Pairing]:
     """
     truth = find_view_folders(request.truth, request.truth_name, videos=True)
     yaws = _yaws(request.cameras, truth)
-    names = METRICS if request.metrics == "all" else request.metrics.split(",")
+    metrics = METRICS if request.metrics == "all" else request.metrics.split(",")
     protocol = Protocol(
-        tuple(name.strip() for name in names),
+        tuple(name.strip() for name in metrics),
         request.size,
         parse_crop(request.crop, request.size),
         request.min_yaw,
@@ -56,11 +68,15 @@ def plan(request: Request) -> tuple[Protocol, Pairing]:
     if request.references is not None and not request.references.exists():
         raise UsageError(f"{request.references}: there is no such folder.", reason="missing-folder")
     parts = [pair_references(request.references, truth)] if request.references else []
-    for name, folder in method_names(request.methods).items():
-        part = pair_method(name, find_view_folders(folder, request.name, videos=True), truth)
-        if not part.matches:
-            raise UsageError(_no_pairs(folder, request.truth, part), reason="no-pairs")
-        parts.append(part)
+    for method, folder in _methods(request.methods).items():
+        choices = [
+            pair_method(method, find_view_folders(folder, name, videos=True), truth)
+            for name in (*request.names, None)
+        ]
+        best = max(choices, key=lambda part: sum(len(match.pairs) for match in part.matches))
+        if not best.matches:
+            raise UsageError(_no_pairs(folder, request.truth, choices[-1]), reason="no-pairs")
+        parts.append(best)
     pairing = join(parts)
     if yaws is not None:
         pairing = with_yaws(pairing, yaws)
@@ -72,6 +88,25 @@ def plan(request: Request) -> tuple[Protocol, Pairing]:
                 reason="no-pairs",
             )
     return protocol, pairing
+
+
+def _methods(texts: tuple[str | Path, ...]) -> dict[str, Path]:
+    """Name → folder. A text is NAME=FOLDER unless it is the path of something that exists."""
+    named: dict[str, Path] = {}
+    others: list[Path] = []
+    for text in texts:
+        name, equals, folder = str(text).partition("=")
+        if Path(text).exists() or not equals:
+            others.append(Path(text))
+        elif not name or "/" in name or name in named or name == BASELINE:
+            raise UsageError(
+                f"'{text}': a method needs a name of its own, without a slash.", reason="bad-name"
+            )
+        else:
+            named[name] = Path(folder)
+    if others:
+        named.update(method_names(others, taken=named))
+    return named
 
 
 def _yaws(cameras: str | None, truth: Found) -> tuple[float, ...] | None:

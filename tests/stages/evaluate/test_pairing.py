@@ -52,7 +52,9 @@ def test_published_frames_in_a_video_inside_each_subject(tmp_path: Path) -> None
     _, pairing = plan(Request((tmp_path / "views",), tmp_path / "gt", truth_name="views.mp4"))
     (match,) = pairing.matches
     assert [(pair.index, pair.truth.frame) for pair in match.pairs] == [(0, 0), (1, 1), (2, 2)]
-    _, pairing = plan(Request((tmp_path / "gt",), tmp_path / "gt", name="proxy", truth_name="views.mp4"))
+    _, pairing = plan(
+        Request((tmp_path / "gt",), tmp_path / "gt", names=("other", "proxy"), truth_name="views.mp4")
+    )
     assert pairs(pairing) == {"gt/anna": [0, 1, 2]}
 
 
@@ -156,5 +158,17 @@ def test_method_names_are_as_short_as_distinctness_allows(tmp_path: Path) -> Non
     folders = [tmp_path / "one" / "views", tmp_path / "two" / "views"]
     assert list(method_names(folders)) == ["one-views", "two-views"]
     assert list(method_names(folders[:1])) == ["views"]
+    assert list(method_names(folders[:1], taken=["views"])) == ["one-views"]
     with pytest.raises(UsageError, match="given twice"):
         method_names([folders[0], folders[0].parent / "." / "views"])
+
+
+def test_methods_can_be_named_and_each_takes_the_inner_name_that_fits(tmp_path: Path) -> None:
+    write_views(tmp_path / "gt" / "anna", 2)
+    write_views(tmp_path / "mine" / "anna" / "proxy", 2)
+    write_views(tmp_path / "other=1" / "anna", 2)
+    methods = (f"published={tmp_path / 'mine'}", str(tmp_path / "other=1"))
+    _, pairing = plan(Request(methods, tmp_path / "gt", names=("proxy",)))
+    assert pairs(pairing) == {"published/anna": [0, 1], "other=1/anna": [0, 1]}
+    with pytest.raises(UsageError, match="a name of its own"):
+        plan(Request((methods[0], methods[0]), tmp_path / "gt"))
