@@ -10,10 +10,10 @@ _COARSEST = 2  # side of the last pyramid level [px]
 
 
 def fill_smoothly(image: Tensor, weight: Tensor) -> Tensor:
-    """Fill pixels of low weight from the known ones around them, by a pull-push pyramid (Gortler et al. 1996).
+    """Fill pixels of low weight from known ones by a pull-push pyramid (Gortler et al. 1996).
 
-    Known pixels (weight 1) stay as they are. The farther a pixel is from known ones, the coarser the level that
-    fills it, so that fillings are smooth and never streaks.
+    Known pixels (weight 1) stay as they are. The farther a pixel is from known ones, the coarser the level
+    that fills it, so that fillings are smooth and never streaks.
 
     Args:
         image: [B, C, H, W] float32; values where `weight` is 0 do not matter.
@@ -46,7 +46,7 @@ def _fill(premultiplied: Tensor, weight: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of [B, C, H, W] with replicated borders; `sigma` in pixels. Large blurs run on a pyramid."""
+    """Gaussian blur of [B, C, H, W] with replicated borders; `sigma` in pixels. Large ones use a pyramid."""
     if sigma <= 0:
         return image
     if sigma > 4:
@@ -69,7 +69,8 @@ def distance_inside(mask: Tensor) -> Tensor:
     """Exact Euclidean distance in pixels from each pixel of a mask to the nearest pixel outside it.
 
     Args:
-        mask: [B, 1, H, W] bool. Beyond the borders counts as inside, so that what a frame cuts has no rim there.
+        mask: [B, 1, H, W] bool. Beyond the borders counts as inside, so that what a frame cuts has no rim
+            there.
 
     Returns:
         [B, 1, H, W] float32; 0 outside, at most H + W where the mask covers everything.
@@ -86,6 +87,7 @@ def distance_inside(mask: Tensor) -> Tensor:
     x = torch.arange(width, device=mask.device, dtype=torch.float32)
     offsets = (x.view(-1, 1) - x.view(1, -1)) ** 2
     squared = torch.empty(batch * height, width, device=mask.device)
-    for rows in torch.arange(batch * height, device=mask.device).split(256):
-        squared[rows] = (vertical[rows] ** 2 + offsets).amin(-1)
+    for start in range(0, batch * height, 256):
+        part = slice(start, start + 256)
+        squared[part] = (vertical[part] ** 2 + offsets).amin(-1)
     return squared.sqrt().clamp_max(far).view(batch, 1, height, width)

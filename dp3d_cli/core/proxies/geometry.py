@@ -1,8 +1,9 @@
 """The shape of a head seen in one portrait: a front and a back surface over the reference camera's image.
 
-World as everywhere: y up, face towards +z, units in which a canonical image is 0.586 wide at the pivot. `height`
-of a point is its distance along the reference camera's axis from the plane through the pivot, positive towards the
-camera; for a frontal reference it is z - 0.2. Maps lie on a canvas that is wider than the frame (`MARGIN`).
+World as everywhere: y up, face towards +z, units in which a canonical image is 0.586 wide at the pivot.
+`height` of a point is its distance along the reference camera's axis from the plane through the pivot,
+positive towards the camera; for a frontal reference it is z - 0.2. Maps lie on a canvas that is wider than
+the frame (`MARGIN`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from dp3d_cli.core.proxies.placement import CANONICAL_BOX_CENTRE, CANONICAL_BOX_
 MARGIN = 0.25
 """Canvas beyond the frame on every side [frames]."""
 
-# A head of average proportions [world units; 0.156 between the eyes' centres is about 63 mm], cut across by ellipses.
-# Landmark heights and depths follow the five standard points by which EG3D aligns portraits. Rows from vertex to
-# throat: y, half width, z of the widest place, front z without the nose, back z.
+# A head of average proportions [world units; 0.156 between the eyes' centres is about 63 mm], cut across by
+# ellipses. Landmark heights and depths follow the five standard points by which EG3D aligns portraits. Rows
+# from vertex to throat: y, half width, z of the widest place, front z without the nose, back z.
 _PROFILE = (
     (0.350, 0.019, -0.050, -0.010, -0.050),
     (0.330, 0.076, -0.050, 0.060, -0.120),
@@ -54,9 +55,9 @@ _NEAR, _FAR = 0.16, -0.50  # height range of anything
 def surfaces(mask: Tensor, camera: Tensor, box: Tensor) -> Tensor:
     """Front and back surface of head, hair and torso over the reference canvas (ours).
 
-    Inside the mask: the template head where the camera sees it, a slab for hair and another for the torso elsewhere,
-    rounded towards the silhouette so that the sides are closed. Outside: front below back, by the distance to the mask,
-    so that `min(front - height, height - back)` is negative everywhere there.
+    Inside the mask: the template head where the camera sees it, a slab for hair and another for the torso
+    elsewhere, rounded towards the silhouette so that the sides are closed. Outside: front below back, by the
+    distance to the mask, so that `min(front - height, height - back)` is negative everywhere there.
 
     Args:
         mask: [B, 1, h, w] in [0, 1] on the canvas.
@@ -71,7 +72,8 @@ def surfaces(mask: Tensor, camera: Tensor, box: Tensor) -> Tensor:
     scale = (box[:, 2] / CANONICAL_BOX_WIDTH).view(-1, 1, 1, 1)
     head_front, head_back, seen = _march_head(origin, direction, camera, box)
     points = origin + direction * (pivot_depth(camera).view(-1, 1, 1, 1) + 0.15)
-    x, y, _ = ((points - _template_shift(camera, box).view(-1, 3, 1, 1)) / scale).split(1, 1)
+    points = (points - _template_shift(camera, box).view(-1, 3, 1, 1)) / scale
+    x, y = points[:, 0:1], points[:, 1:2]
     torso = ((_TORSO_TOP - y) / (_TORSO_TOP - _TORSO_FULL)).clamp(0, 1)
     # Hair lies around the skull: the farther from the head's axis, the farther back.
     aside = ((x**2 + (y - _HAIR_CENTRE).clamp_min(0) ** 2).sqrt() - _HAIR_NEAR).clamp_min(0)
@@ -95,7 +97,7 @@ def surfaces(mask: Tensor, camera: Tensor, box: Tensor) -> Tensor:
 
 
 def canvas_rays(camera: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """World rays through the pixel centres of the canvas: origins [B, 3, 1, 1] and directions [B, 3, side, side].
+    """World rays through the canvas's pixels: origins [B, 3, 1, 1] and directions [B, 3, side, side].
 
     Directions have length 1 along the camera's axis.
     """
@@ -133,7 +135,8 @@ def _template_shift(camera: Tensor, box: Tensor) -> Tensor:
     depth = pivot_depth(camera)
     scale = box[:, 2] / CANONICAL_BOX_WIDTH
     right, down = cam2world[:, :3, 0], cam2world[:, :3, 1]
-    # The canonical template's box centre lies 0.04 frames above the image's centre; a larger template moves it outward.
+    # The canonical template's box centre lies 0.04 frames above the image's centre; a larger template moves
+    # it outward.
     u = box[:, 0] + box[:, 2] / 2 - 0.5 - scale * (CANONICAL_BOX_CENTRE[0] - 0.5)
     v = box[:, 1] + box[:, 3] / 2 - 0.5 - scale * (CANONICAL_BOX_CENTRE[1] - 0.5)
     shift_u = (u / camera[:, 16] * depth).unsqueeze(-1)
@@ -144,7 +147,7 @@ def _template_shift(camera: Tensor, box: Tensor) -> Tensor:
 def _march_head(
     origin: Tensor, direction: Tensor, camera: Tensor, box: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """First entry and last exit of the canvas rays through the template, as heights, and where they hit it."""
+    """First entry and last exit of the canvas rays through the template, as heights; where they hit."""
     depth = pivot_depth(camera).view(-1, 1, 1, 1)
     scale = (box[:, 2] / CANONICAL_BOX_WIDTH).view(-1, 1, 1, 1)
     shift = _template_shift(camera, box).view(-1, 3, 1, 1)
@@ -177,7 +180,7 @@ def _march_head(
 
 
 def _head_thickness(point: Tensor) -> Tensor:
-    """Positive inside the template head. `point`: [B, 3, h, w] in the template's own (canonical) coordinates."""
+    """Positive inside the template head; `point` is [B, 3, h, w] in the template's own coordinates."""
     x, y, z = point[:, 0:1], point[:, 1:2], point[:, 2:3]
     width, middle, front, back = _profile(y)
     across = (1 - (x.abs() / width).clamp(0, 1) ** _ROUNDNESS) ** (1 / _ROUNDNESS)

@@ -18,7 +18,7 @@ KEPT_SCALE = 0.97
 TRUST_IN_BOX = 0.5
 """How far the crop is moved from "as it is" (0) to "box at its canonical size and place" (1).
 
-A face box varies with the person as well as with the crop, so half of its deviation is taken as the crop's."""
+A box varies with the person as well as with the crop: half of its deviation is taken as the crop's."""
 _SCALE_LIMITS = (0.5, 1.5)  # beyond, the portrait was not aligned and the rule above means nothing
 
 Box = tuple[float, float, float, float]

@@ -124,7 +124,7 @@ class _Prior:
 
 
 def _colour_log_odds(image: Image, prior: _Prior) -> Mask:
-    """[H, W] log odds of foreground by colour: how common a colour is in the likely head against the upper corners.
+    """[H, W] log odds of foreground by colour: how common it is in the likely head against the upper corners.
 
     Colours that neither place shows, and those that both do, say nothing.
     """
@@ -147,7 +147,7 @@ def _grabcut(image: Image, prior: _Prior, seed: int) -> NDArray[np.bool_]:
     border[:, :edge] = border[:, -edge:] = border[:edge] = True
     labels[prior.background & border & (start < -1)] = cv2.GC_BGD
     labels[prior.core] = cv2.GC_FGD
-    foreground = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    foreground: NDArray[np.bool_] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     if foreground.all():
         return foreground  # the face fills the picture: nothing to separate
     cv2.setRNGSeed(seed)
@@ -175,14 +175,14 @@ def _one_solid_piece(found: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArr
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     pixels = cv2.morphologyEx(found.astype(np.uint8), cv2.MORPH_OPEN, disc)
     # The border repeats outward so that closing does not eat what the frame cuts.
-    pixels = cv2.copyMakeBorder(pixels | core.astype(np.uint8), *[2 * radius] * 4, cv2.BORDER_REPLICATE)
+    pixels = np.pad(pixels | core.astype(np.uint8), 2 * radius, mode="edge")
     pixels = cv2.morphologyEx(pixels, cv2.MORPH_CLOSE, disc)[
         2 * radius : -2 * radius, 2 * radius : -2 * radius
     ]
     _, components = cv2.connectedComponents(pixels)
-    piece = components == np.bincount(components[core]).argmax()
-    # Holes are what the background above and beside the head cannot reach: small ones are errors, large ones real
-    # (an arm). What the lower border cuts off counts as enclosed.
+    piece: NDArray[np.bool_] = components == np.bincount(components[core]).argmax()
+    # Holes are what the background above and beside the head cannot reach: small ones are errors, large ones
+    # real (an arm). What the lower border cuts off counts as enclosed.
     lower = np.pad(piece, 1)
     lower[-1] = lower[2 * len(lower) // 3 :, [0, -1]] = True
     count, holes, stats, _ = cv2.connectedComponentsWithStats((~lower).astype(np.uint8), connectivity=4)
@@ -195,12 +195,13 @@ def _one_solid_piece(found: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArr
 
 def _guided_filter(image: Image, mask: Mask, radius: int, epsilon: float = 1e-3) -> Mask:
     """Edge-aware smoothing of a mask by the image's luma (He et al. 2010, grey guide)."""
-    guide = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+    guide = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64) / 255
 
-    def mean(values: Mask) -> Mask:
-        blurred: Mask = cv2.blur(values, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REPLICATE)
-        return blurred
+    def mean(values: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
+        window = (2 * radius + 1, 2 * radius + 1)
+        return np.asarray(cv2.blur(values, window, borderType=cv2.BORDER_REPLICATE), np.float64)
 
     mean_guide, mean_mask = mean(guide), mean(mask)
-    slope = (mean(guide * mask) - mean_guide * mean_mask) / (mean(guide * guide) - mean_guide**2 + epsilon)
-    return mean(slope) * guide + mean(mean_mask - slope * mean_guide)
+    slope = (mean(guide * mask) - mean_guide * mean_mask) / (mean(guide**2) - mean_guide**2 + epsilon)
+    filtered = mean(slope) * guide + mean(mean_mask - slope * mean_guide)
+    return np.asarray(filtered, np.float32)

@@ -1,13 +1,16 @@
 """Proxies from one portrait with a head-shaped template: no weights, no training, any camera.
 
-The portrait is separated into foreground and background, given a front and a back surface (`geometry`), and both are
-seen from the target camera by marching each target ray through the closed volume between the surfaces. Backward
-rendering leaves no holes and keeps occlusion right; all views show one solid, so they agree by construction.
+The portrait is separated into foreground and background, given a front and a back surface (`geometry`), and
+both are seen from the target camera by marching each target ray through the closed volume between the
+surfaces. Backward rendering leaves no holes and keeps occlusion right; all views show one solid, so they
+agree by construction.
 
-Colours come from the portrait by projection into the reference camera. Where the target looks at a surface much more
-squarely than the reference did, the projection would be stretched into streaks; there it fades into blurred colours.
+Colours come from the portrait by projection into the reference camera. Where the target looks at a surface
+much more squarely than the reference did, the projection would be stretched into streaks; there it fades into
+blurred colours.
 
-Axes: B portraits, V views, S output side, T canvas side (the canvas is wider than the frame, see `geometry.MARGIN`).
+Axes: B portraits, V views, S output side, T canvas side (the canvas is wider than the frame, see
+    `geometry.MARGIN`).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from dp3d_cli.core.proxies.placement import Box, Placement, check_box, place_por
 from dp3d_cli.core.proxies.segmentation import Image, Mask, segment_head
 
 REFERENCE_YAW, REFERENCE_PITCH = 0.0, -0.08
-"""Angles from which a portrait of unknown camera is taken to be seen [radians, EG3D's signs] (ours, measured)."""
+"""Angles at which a portrait of unknown camera is taken to be seen [radians, EG3D's signs] (ours)."""
 
 _STEPS = 44  # marching steps per ray
 _BISECTIONS = 5
@@ -48,10 +51,12 @@ class PreparedPortrait:
     """One or more portraits, ready to be seen from anywhere. All tensors are float32 on one device.
 
     Attributes:
-        texture: [B, 3, T, T] foreground colours in [0, 1] on the canvas, continued smoothly beyond the foreground.
+        texture: [B, 3, T, T] foreground colours in [0, 1] on the canvas, continued smoothly beyond the
+            foreground.
         soft_texture: [B, 3, T/2, T/2] the same, blurred.
         mask: [B, 1, T, T] foreground in [0, 1] on the canvas, continued beyond the portrait's borders.
-        surfaces: [B, 4, T/2, T/2] height of the front and of the back surface, and the front's slope along u and v.
+        surfaces: [B, 4, T/2, T/2] height of the front and of the back surface, and the front's slope along u
+            and v.
         trust: [B, 1, T/2, T/2] in [0, 1]: 1 where the portrait shows the foreground.
         background: [B, 3, size, size] in [0, 1], over the frame; the same behind every view.
         background_trust: [B, 1, size, size] in [0, 1]: 1 where the portrait shows the background.
@@ -186,7 +191,8 @@ def prepare_known(
     seen_mask = canvas[:, 3:4].clamp(0, 1)
     full_mask = _continue_mask(seen_mask, valid, frame_boxes)
 
-    # Foreground colours: only from pixels that are surely foreground, so that no rim of background travels along.
+    # Foreground colours: only from pixels that are surely foreground, so that no rim of background travels
+    # along.
     sure = valid * ((-functional.max_pool2d(-seen_mask, 3, 1, 1)) - 0.6).clamp(0, 0.4) / 0.4
     texture = _continue_colours(fill_smoothly(colours, sure), sure, valid, frame_boxes)
     gap = 2 * round(_BACKGROUND_GAP * size) + 1
@@ -257,7 +263,7 @@ def render(prepared: PreparedPortrait, labels: Tensor, size: int | None = None) 
 
 
 def _lay_out(layers: Tensor, places: Sequence[Placement], side: int, size: int) -> tuple[Tensor, Tensor]:
-    """Portrait layers [B, C, H, W] → on the canvas [B, C, side, side], and where the portrait is [B, 1, side, side]."""
+    """Portrait layers [B, C, H, W] → on the canvas [B, C, side, side]; and where the portrait is."""
     centres = (torch.arange(side, device=layers.device) + 0.5) / side * (1 + 2 * MARGIN) - MARGIN
     canvases, valids = [], []
     for layer, place in zip(layers, places, strict=True):
@@ -279,7 +285,7 @@ def _lay_out(layers: Tensor, places: Sequence[Placement], side: int, size: int) 
 
 
 def _continue_mask(mask: Tensor, valid: Tensor, box: Tensor) -> Tensor:
-    """Let what the portrait's border cuts go on: a dome above the head, the torso downward, hair a little sideways."""
+    """Let what the border cuts go on: a dome above the head, the torso downward, hair a little sideways."""
     side = mask.shape[-1]
     centres = (torch.arange(side, device=mask.device) + 0.5) / side * (1 + 2 * MARGIN) - MARGIN
     u, v = centres.view(1, 1, 1, -1), centres.view(1, 1, -1, 1)
@@ -308,7 +314,7 @@ def _continue_mask(mask: Tensor, valid: Tensor, box: Tensor) -> Tensor:
 
 
 def _continue_colours(texture: Tensor, sure: Tensor, valid: Tensor, box: Tensor) -> Tensor:
-    """Give what lies beyond the portrait's border the colours of hair and clothes rather than of the nearest pixel.
+    """Give what lies beyond the portrait's border the colours of hair and clothes.
 
     The portrait's own detail is mirrored outward, so that hair goes on as hair and not as a smear.
     """
@@ -331,7 +337,7 @@ def _continue_colours(texture: Tensor, sure: Tensor, valid: Tensor, box: Tensor)
 
 
 def _mirror_outward(image: Tensor, valid: Tensor, dim: int) -> Tensor:
-    """Replace what lies outside the run of ones of `valid` along `dim` by the mirror image of what lies inside."""
+    """Replace what lies outside the run of ones of `valid` along `dim` by the mirror image of the inside."""
     index, first, last = _run(valid, dim)
     source = torch.where(index < first, 2 * first - index, torch.where(index > last, 2 * last - index, index))
     source = torch.minimum(torch.maximum(source, first), last).long()
@@ -362,7 +368,7 @@ def _run(valid: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _distance_beyond(valid: Tensor, dim: int, pixel: float) -> tuple[Tensor, Tensor]:
-    """Distance outside the run of ones along `dim`, in units of `pixel` per step, and the run's first index."""
+    """Distance outside the run of ones along `dim`, `pixel` per step, and the run's first index."""
     index, first, last = _run(valid, dim)
     return torch.maximum(first - index, index - last).clamp_min(0) * pixel, first.long()
 
@@ -378,8 +384,8 @@ def _render_one(prepared: PreparedPortrait, index: int, cameras: Tensor, size: i
     found = _sample(solid, grid)
     front, slope_u, slope_v = found[:, 0:1], found[:, 2:3], found[:, 3:4]
     towards = scene.towards(rays)
-    # A front surface of slope (a, b) has the normal (-a, -b, 1); the ratio of the areas under which target and
-    # reference see it is therefore linear in the direction to the target's camera.
+    # A front surface of slope (a, b) has the normal (-a, -b, 1); the ratio of the areas under which target
+    # and reference see it is therefore linear in the direction to the target's camera.
     stretch = towards[:, 2:3] - slope_u * towards[:, 0:1] - slope_v * towards[:, 1:2]
     behind = ((front - height) / 0.03).clamp(0, 1)
     fade = torch.maximum(_ramp(stretch, *_STRETCH), behind)
@@ -391,7 +397,8 @@ def _render_one(prepared: PreparedPortrait, index: int, cameras: Tensor, size: i
     trust = _sample(prepared.trust[index : index + 1], grid)
     trust = trust * (1 - torch.maximum(_ramp(stretch, *_TRUST_STRETCH), behind))
 
-    # Where one part hides another there is an edge inside the silhouette, which one sample per pixel leaves jagged.
+    # Where one part hides another there is an edge inside the silhouette, which one sample per pixel leaves
+    # jagged.
     jump = functional.max_pool2d(height, 3, 1, 1) + functional.max_pool2d(-height, 3, 1, 1)
     shown = torch.lerp(shown, _binomial(shown), _ramp(jump, 0.03, 0.06))
 
@@ -413,7 +420,7 @@ def _render_one(prepared: PreparedPortrait, index: int, cameras: Tensor, size: i
 
 @dataclass(frozen=True)
 class _Rays:
-    """Target rays in the reference camera's axes: start + t * step, with t in units of depth along the target's axis.
+    """Target rays in the reference camera's axes: start + t * step, with t the depth for the target.
 
     Attributes:
         start: [V, 3, 1, 1].
@@ -463,14 +470,15 @@ class _Scene:
         return torch.minimum(found[:, :1] - height, height - found[:, 1:]).masked_fill(outside, -1.0)
 
     def towards(self, rays: _Rays) -> Tensor:
-        """[V, 3, S, S] unit directions to the target's camera in the axes (right, down, towards the reference)."""
+        """[V, 3, S, S] unit directions to the target's camera, axes (right, down, towards the reference)."""
         axes = torch.tensor([-1.0, -1.0, 1.0], device=rays.step.device).view(1, 3, 1, 1)
         return functional.normalize(rays.step, dim=1) * axes
 
     def span(self, cameras: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameters [V, 1, 1, 1] between which each target camera's rays can meet the solid.
 
-        The solid lies in the slab far <= height <= near around the reference's axis, and in a ball around the pivot.
+        The solid lies in the slab far <= height <= near around the reference's axis, and in a ball around the
+        pivot.
         """
         middle = pivot_depth(cameras).view(-1, 1, 1, 1)
         cam2world = cameras[:, :16].view(-1, 4, 4)
@@ -486,8 +494,8 @@ class _Scene:
 def _first_hits(scene: _Scene, cameras: Tensor, rays: _Rays, size: int) -> tuple[Tensor, Tensor]:
     """Where the rays enter the solid: [V, 1, S, S] bool and ray parameters (any number where they miss).
 
-    March at half the resolution. Where all neighbours of a ray entered at about the same step, bisect there; where
-    they did not, an edge is near and the ray is marched itself.
+    March at half the resolution. Where all neighbours of a ray entered at about the same step, bisect there;
+    where they did not, an edge is near and the ray is marched itself.
     """
     near, far = scene.span(cameras)
     if scene.is_empty:

@@ -1,0 +1,74 @@
+"""`dp3d proxy`: blurry but 3D-consistent views of aligned portraits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dp3d_cli.commands.options import Output, RunFlags, Seed, Sources, batch_command
+from dp3d_cli.commands.runner import execute, find_items
+from dp3d_cli.core.errors import UsageError
+
+_Cameras = Annotated[
+    str,
+    typer.Option(
+        metavar="TRAJECTORY",
+        help="A trajectory's name, YAML, cameras.json, transforms.json, or a folder with one.",
+    ),
+]
+_NumViews = Annotated[
+    int | None,
+    typer.Option(min=1, show_default=False, help="Number of views on the trajectory, instead of its own."),
+]
+_Size = Annotated[int, typer.Option(min=32, max=2048, metavar="PIXELS", help="Width and height; even.")]
+_Images = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        show_default=False,
+        help="Take proxies made elsewhere: a folder per portrait, named by its id, with an image per view.",
+    ),
+]
+_References = Annotated[
+    str,
+    typer.Option(
+        metavar="each|folder",
+        help="Each portrait is a subject, or all portraits of a folder show one subject.",
+    ),
+]
+
+
+@batch_command
+def proxy(
+    *,
+    sources: Sources,
+    output: Output = Path("proxy"),
+    cameras: _Cameras = "gen-videos",
+    num_views: _NumViews = None,
+    size: _Size = 256,
+    images: _Images = None,
+    references: _References = "each",
+    seed: Seed = 0,
+    flags: RunFlags,
+) -> None:
+    """Turn aligned portraits to each target camera with a head template: blurry, but one solid in all views.
+
+    Writes OUTPUT/ID/VIEW.png, ID/confidence/VIEW.png, ID/coverage/VIEW.png and ID/proxy.json.
+    """
+    from dp3d_cli.core.cameras.trajectories import load_trajectory
+    from dp3d_cli.core.images import IMAGE_SUFFIXES
+    from dp3d_cli.stages.proxy import ProxyStage
+
+    if size % 2:
+        raise UsageError(f"--size {size}: must be even.")
+    if references not in ("each", "folder"):
+        raise UsageError(f"--references {references}: expected each or folder.")
+    folder_cameras = Path(cameras) / "cameras.json"
+    trajectory = load_trajectory(str(folder_cameras) if folder_cameras.is_file() else cameras, num_views)
+    stage = ProxyStage(trajectory, size, seed, images)
+    items = find_items(
+        sources, flags, suffixes=IMAGE_SUFFIXES, group="folder" if references == "folder" else "file"
+    )
+    execute(stage, stage.items_of(items), output, flags)

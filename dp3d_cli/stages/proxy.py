@@ -1,0 +1,285 @@
+"""The proxy stage: one aligned portrait in, its proxy from every target camera out.
+
+One item is one subject with one or several references. Below the output folder stand `<id>/<view>.png`,
+`<id>/confidence/<view>.png`, `<id>/coverage/<view>.png` (grey) and `<id>/proxy.json` (how they were made).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp3d_cli.core.cameras.camera import Camera, Trajectory
+from dp3d_cli.core.errors import InputError
+from dp3d_cli.core.faces.face import FaceBox
+from dp3d_cli.core.faces.files import read_face_box
+from dp3d_cli.core.faces.opencv import OpenCVDetector
+from dp3d_cli.core.images import read_image, write_png
+from dp3d_cli.core.proxies.images import (
+    CONFIDENCE_FOLDER,
+    COVERAGE_FOLDER,
+    find_proxy_images,
+    map_files,
+    read_proxy_images,
+)
+from dp3d_cli.core.proxies.portrait import PortraitProxies, portrait_proxies
+from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
+
+FORMAT, VERSION = "dp3d-proxy", 1
+
+
+@dataclass(frozen=True, eq=False)
+class ProxyPictures:
+    """Proxies of one subject from every target camera.
+
+    Attributes:
+        images: uint8 [V, S, S, 3] RGB.
+        confidences: uint8 [V, S, S]: 255 seen well in the portrait, 0 stretched, hidden or invented.
+        coverages: uint8 [V, S, S]: 255 head, hair and torso, 0 background.
+        facts: how they were made; the same on every run.
+        warnings: sentences for the user.
+    """
+
+    images: NDArray[np.uint8]
+    confidences: NDArray[np.uint8]
+    coverages: NDArray[np.uint8]
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProxyStage:
+    """Proxies of subjects. Build the items with `items_of`.
+
+    Attributes:
+        trajectory: the target cameras.
+        size: side of the proxies [px]; even, at least 32.
+        seed: seed of the segmentation.
+        images: folder of proxies made elsewhere, one folder per id; None makes them with the head template.
+    """
+
+    trajectory: Trajectory
+    size: int = 256
+    seed: int = 0
+    images: Path | None = None
+    name: str = field(default="proxy", init=False)
+
+    @property
+    def settings(self) -> Mapping[str, Json]:
+        """The cameras, by digest, and how the proxies are made."""
+        digest = hashlib.sha256(self.trajectory.labels.astype("<f4").tobytes()).hexdigest()
+        known: dict[str, Json] = {"cameras": digest, "num_views": len(self.trajectory), "size": self.size}
+        if self.images is not None:
+            return known | {"backend": "images"}
+        return known | {"backend": "template", "seed": self.seed}
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """The template has none."""
+        return {}
+
+    def items_of(self, subjects: Sequence[Item]) -> list[Item]:
+        """The subjects with every file that decides their proxies: references, JSONs, given images."""
+        items = []
+        for subject in subjects:
+            extra = [path for path in map(sidecar_of, subject.inputs) if path.is_file()]
+            if self.images is not None:
+                extra += proxy_files(self.images, subject.id)
+            items.append(replace(subject, inputs=(*subject.inputs, *extra)))
+        return items
+
+    def process(self, item: Item, draft: Path, progress: StepProgress) -> Product:
+        """Make or take over the proxies of one subject.
+
+        Raises:
+            InputError: a reference or an image made elsewhere cannot be used, or there is no face
+                ("no-face").
+        """
+        started = time.perf_counter()
+        names = self.trajectory.view_names
+        progress.step(0, len(names), "views")
+        if self.images is not None:
+            proxies = read_proxies(self.images, item.id, names, self.size)
+        else:
+            reference = choose_reference(references_of(item))
+            proxies = template_proxies(reference, self.trajectory.labels, self.size, seed=self.seed)
+        made = time.perf_counter()
+
+        folder = draft / item.id
+        files = [f"{name}.png" for name in names]
+        for inner in ("", CONFIDENCE_FOLDER, COVERAGE_FOLDER):
+            (folder / inner).mkdir(parents=True, exist_ok=True)
+        outputs = ["proxy.json", *files]
+        for index, file in enumerate(files):
+            write_png(folder / file, proxies.images[index])
+            for inner, maps in (
+                (CONFIDENCE_FOLDER, proxies.confidences),
+                (COVERAGE_FOLDER, proxies.coverages),
+            ):
+                write_png(folder / inner / file, np.repeat(maps[index][..., None], 3, axis=2))
+                outputs.append(f"{inner}/{file}")
+            progress.step(index + 1, len(files), "views")
+        description = {
+            "format": FORMAT,
+            "version": VERSION,
+            "id": item.id,
+            "size": self.size,
+            "trajectory": self.trajectory.name,
+            "settings": dict(self.settings),
+            **proxies.facts,
+            "views": [{"view": name, "file": file} for name, file in zip(names, files, strict=True)],
+        }
+        text = json.dumps(description, indent=1) + "\n"
+        (folder / "proxy.json").write_text(text, encoding="utf-8", newline="\n")
+        return Product(
+            outputs=tuple(f"{item.id}/{output}" for output in outputs),
+            info={"num_views": len(files), "size": self.size, **proxies.facts},
+            timings={"proxies_s": made - started, "write_s": time.perf_counter() - made},
+            warnings=proxies.warnings,
+        )
+
+
+def sidecar_of(portrait: Path) -> Path:
+    """The JSON that `dp3d align` writes beside a portrait."""
+    return portrait.with_suffix(".json")
+
+
+def references_of(item: Item) -> tuple[Path, ...]:
+    """The portraits among an item's inputs: those before the JSONs and whatever follows them."""
+    first = next((at for at, path in enumerate(item.inputs) if path.suffix == ".json"), len(item.inputs))
+    return item.inputs[:first]
+
+
+def choose_reference(references: Sequence[Path]) -> Path:
+    """The reference that proxies are made of: the most frontal where all cameras are known, else the first.
+
+    Raises:
+        InputError: a JSON beside a reference is not what `dp3d align` writes.
+    """
+    if len(references) == 1:
+        return references[0]
+    cameras = [_read_sidecar(path)[1] for path in references]
+    known = [camera for camera in cameras if camera is not None]
+    if len(known) < len(cameras):
+        return references[0]
+    turns = [abs(camera.yaw) for camera in known]
+    return references[turns.index(min(turns))]
+
+
+def template_proxies(
+    reference: Path, labels: NDArray[np.float32], size: int, *, seed: int = 0
+) -> ProxyPictures:
+    """Proxies of an aligned portrait by the head template.
+
+    The face box and the camera come from the portrait's JSON; without one the face is looked for and the
+    camera taken as frontal.
+
+    Args:
+        reference: the portrait, square.
+        labels: [V, 25] target cameras.
+        size: side of the proxies [px].
+        seed: seed of the segmentation.
+
+    Raises:
+        InputError: the portrait cannot be read, is not square ("not-aligned") or shows no face ("no-face").
+    """
+    image = read_image(reference)
+    if image.shape[0] != image.shape[1]:
+        raise InputError(
+            f"{reference}: {image.shape[1]}x{image.shape[0]} is not square, so not an aligned portrait. "
+            "Run `dp3d align` first.",
+            reason="not-aligned",
+        )
+    box, camera = _read_sidecar(reference)
+    source = "alignment"
+    if box is None:
+        box, source = _detect(image, reference), "detected"
+    made = portrait_proxies(
+        image, (box.x, box.y, box.width, box.height), labels, size=size, seed=seed, camera=camera
+    )
+    return ProxyPictures(
+        made.images,
+        made.confidences,
+        made.coverages,
+        _facts(reference, box, source, camera is not None, made),
+        _warnings(made),
+    )
+
+
+def proxy_files(folder: Path, subject_id: str) -> list[Path]:
+    """Every file of a subject's proxies, which decide what is made with them. Empty if there are none."""
+    subject = folder / subject_id
+    if not subject.is_dir():
+        return []
+    files = sorted(path for path in subject.iterdir() if path.is_file() and path.suffix.lower() != ".json")
+    return [*files, *map_files(subject, files)]
+
+
+def read_proxies(folder: Path, subject_id: str, view_names: Sequence[str], size: int) -> ProxyPictures:
+    """Proxies that `dp3d proxy` wrote, or made elsewhere as one folder of images per id.
+
+    Raises:
+        InputError: there is none, not one per view, or one cannot be used.
+    """
+    subject = folder / subject_id
+    files = find_proxy_images(subject, view_names)
+    read = read_proxy_images(subject, view_names, size)
+    warnings: tuple[str, ...] = ()
+    if not map_files(subject, files):
+        warnings = (f"{subject}: no confidence maps, so these proxies are trusted everywhere",)
+    return ProxyPictures(read.images, read.confidences, read.coverages, {}, warnings)
+
+
+def _read_sidecar(portrait: Path) -> tuple[FaceBox | None, Camera | None]:
+    path = sidecar_of(portrait)
+    if not path.is_file():
+        return None, None
+    box = read_face_box(path)
+    stored = json.loads(path.read_bytes()).get("camera")
+    return box, None if stored is None else Camera.from_label(stored["label"])
+
+
+def _detect(image: NDArray[np.uint8], reference: Path) -> FaceBox:
+    faces = OpenCVDetector().detect(image)
+    if not faces:
+        raise InputError(
+            f"{reference}: no face found, so the head cannot be placed. "
+            "Run `dp3d align` first; its --box names a face that is not found.",
+            reason="no-face",
+        )
+    return faces[0].box
+
+
+def _facts(
+    reference: Path, box: FaceBox, source: str, is_camera_known: bool, made: PortraitProxies
+) -> dict[str, Json]:
+    return {
+        "reference": reference.name,
+        "box": [round(number, 2) for number in box.as_list()],
+        "box_from": source,
+        "foreground": made.foreground,
+        "placement": {
+            "scale": round(made.placement.scale, 5),
+            "shift_u": round(made.placement.shift_u, 5),
+            "shift_v": round(made.placement.shift_v, 5),
+        },
+        "reference_camera": {
+            "known": is_camera_known,
+            "label": [round(float(number), 7) for number in made.reference_camera.label],
+        },
+    }
+
+
+def _warnings(made: PortraitProxies) -> tuple[str, ...]:
+    if made.foreground == "prior":
+        return ("head and background have the same colours; the head's outline is an average one",)
+    if made.foreground == "grabcut-limited":
+        return ("the background looks like the head in places; the outline there is an average one",)
+    return ()
