@@ -256,7 +256,7 @@ def _drop_buffers(ledger: _Ledger, config: PublishedConfig) -> None:
 
 
 def _agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether a stored buffer is what its formula gives, half precision allowed; shapes alone on the meta device."""
+    """Whether a stored buffer is what its formula gives, half precision allowed; only shapes if meta."""
     if found.is_meta:
         return found.shape == expected.shape
     return found.shape == expected.shape and torch.allclose(found.float(), expected, rtol=1e-3, atol=1e-3)

@@ -17,7 +17,7 @@ MAX_VIEWS = 32
 
 
 def sinusoidal_encoding(channels: int) -> Tensor:
-    """The encoding of the view's place in its group, [1, 32, C]: sines at even channels, cosines at odd ones."""
+    """The encoding of the view's place in its group, [1, 32, C]: sines at even channels, cosines at odd."""
     encoding: Tensor = SinusoidalPositionalEmbedding(channels, MAX_VIEWS).pe
     return encoding
 
