@@ -1,0 +1,145 @@
+"""All stages one after another in one work folder, with the same files as the stages run one by one.
+
+    work/aligned → work/cameras, work/proxy → work/views → work/video, work/report
+
+An item that fails in a stage is recorded there and does not reach the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from dp3d_cli.core.cameras.trajectories import load_trajectory
+from dp3d_cli.core.errors import UsageError
+from dp3d_cli.core.presets import Preset
+from dp3d_cli.stages.align import AlignStage
+from dp3d_cli.stages.engine.progress import Summary
+from dp3d_cli.stages.engine.stage import Item, Stage
+from dp3d_cli.stages.proxy import ProxyStage
+from dp3d_cli.stages.render_cams import ProceduralCameras, RenderCamsStage
+from dp3d_cli.stages.synthesize import SynthesizeStage
+from dp3d_cli.stages.targets import read_targets
+from dp3d_cli.stages.video import VideoSettings, VideoStage
+
+References = Literal["each", "folder"]
+
+
+class Runner(Protocol):
+    """Runs one stage; the command line's session is one."""
+
+    def run(
+        self, stage: Stage, items: Sequence[Item], output: Path, *, title: str, print_results: bool
+    ) -> Summary:
+        """Run `stage` over `items` into `output`."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the stages of one run are made with.
+
+    Attributes:
+        align: the first stage, as it is.
+        preset: decides cameras, proxies and views.
+        references: each portrait is a subject, or all portraits of a folder show one.
+        video: the clips to make.
+        device: torch device.
+    """
+
+    align: AlignStage
+    preset: Preset
+    references: References = "each"
+    video: VideoSettings = VideoSettings()
+    device: str = "auto"
+
+    def run(self, portraits: Sequence[Item], work: Path, runner: Runner) -> list[Summary]:
+        """Run all stages until the end or an interrupt.
+
+        Args:
+            portraits: items of the align stage.
+            work: the work folder.
+            runner: runs each stage.
+
+        Returns:
+            One summary per stage that ran.
+        """
+        preset = self.preset
+        folders = {name: work / name for name in ("aligned", "cameras", "proxy", "views", "video")}
+        summaries: list[Summary] = []
+
+        def run(stage: Stage, items: Sequence[Item], folder: str) -> bool:
+            title = f"{len(summaries) + 1}/{len(folders)} {stage.name}"
+            is_last = folder == "video"
+            summary = runner.run(stage, items, folders[folder], title=title, print_results=is_last)
+            summaries.append(summary)
+            return summary.interrupted_by is None
+
+        if not run(self.align, portraits, "aligned"):
+            return summaries
+        subjects = subjects_of(summaries[-1], folders["aligned"], self.references)
+
+        trajectory = load_trajectory(preset.cameras.trajectory, preset.cameras.num_views)
+        head = ProceduralCameras(preset.cameras.seed, self.device)
+        conditions = RenderCamsStage(trajectory, preset.size, head)
+        if not run(conditions, [conditions.item], "cameras"):
+            return summaries
+
+        proxy = ProxyStage(trajectory, preset.size, preset.seed)
+        if not run(proxy, proxy.items_of(subjects), "proxy"):
+            return summaries
+        subjects = [subject for subject in subjects if subject.id in _finished(summaries[-1])]
+
+        targets = read_targets(folders["cameras"] / trajectory.name, preset.size)
+        synthesize = SynthesizeStage(preset, targets, folders["proxy"], self.device)
+        if not run(synthesize, synthesize.items_of(subjects), "views"):
+            return summaries
+        subjects = [subject for subject in subjects if subject.id in _finished(summaries[-1])]
+
+        video = VideoStage(self.video, folders["aligned"], folders["proxy"])
+        described = [
+            Item(subject.id, (folders["views"] / subject.id / "views.json",)) for subject in subjects
+        ]
+        run(video, video.items_of(described), "video")
+        return summaries
+
+
+def subjects_of(aligned: Summary, folder: Path, references: References) -> list[Item]:
+    """The subjects among the portraits that the align stage made.
+
+    Args:
+        aligned: that stage's summary.
+        folder: its output folder.
+        references: how portraits make subjects.
+
+    Returns:
+        One item per portrait, or one per folder of portraits; ids are paths below `folder`.
+    """
+    portraits = sorted(
+        path for outcome in aligned.outcomes for path in outcome.outputs if path.suffix == ".png"
+    )
+    if references == "each":
+        return [Item(path.relative_to(folder).with_suffix("").as_posix(), (path,)) for path in portraits]
+    groups: dict[Path, list[Path]] = {}
+    for path in portraits:
+        groups.setdefault(path.parent, []).append(path)
+    return [
+        Item("subject" if parent == folder else parent.relative_to(folder).as_posix(), tuple(paths))
+        for parent, paths in sorted(groups.items())
+    ]
+
+
+def grouping(references: str) -> Literal["file", "folder"]:
+    """How discovery groups files for `--references`.
+
+    Raises:
+        UsageError: neither "each" nor "folder".
+    """
+    if references not in ("each", "folder"):
+        raise UsageError(f"--references {references}: expected each or folder.")
+    return "folder" if references == "folder" else "file"
+
+
+def _finished(summary: Summary) -> set[str]:
+    return {outcome.id for outcome in summary.outcomes if outcome.status in ("done", "skipped")}
