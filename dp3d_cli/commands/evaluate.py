@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dp3d_cli.commands.options import Output, RunFlags, batch_command
-from dp3d_cli.commands.runner import session
+from dp3d_cli.commands.runner import Session, session
 from dp3d_cli.commands.screen import printable, say
+
+if TYPE_CHECKING:
+    from dp3d_cli.stages.evaluate.plan import Request
 
 
 @batch_command
@@ -68,19 +71,37 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare views with ground truth by subject and view number, and write a report."""
-    from dp3d_cli.stages.evaluate.plan import Request, plan  # pulls in OpenCV and scikit-image
-    from dp3d_cli.stages.evaluate.report import write_report
-    from dp3d_cli.stages.evaluate.score import EvaluateStage
+    from dp3d_cli.stages.evaluate.plan import Request  # pulls in OpenCV and scikit-image
 
     names = tuple(name or ())
     request = Request(tuple(methods), gt, references, names, gt_name, metrics, size, crop, min_yaw, cameras)
+    with session(flags) as stages:
+        status = report_scores(request, output, stages)
+    raise typer.Exit(status)
+
+
+def report_scores(request: Request, output: Path, stages: Session) -> int:
+    """Score what is not scored yet, write the report, say what it says.
+
+    Args:
+        request: what to compare.
+        output: folder of the report.
+        stages: runs the stage; its flags say what is printed.
+
+    Returns:
+        Exit status: 1 if anything could not be scored.
+    """
+    from dp3d_cli.stages.evaluate.plan import plan
+    from dp3d_cli.stages.evaluate.report import write_report
+    from dp3d_cli.stages.evaluate.score import EvaluateStage
+
+    flags = stages.flags
     protocol, pairing = plan(request)
     stage = EvaluateStage.of(protocol, pairing.matches)
-    with session(flags) as run:
-        per_item = flags.json or flags.options.dry_run
-        summary = run.run(stage, stage.items, output, print_results=per_item)
+    per_item = flags.json or flags.options.dry_run
+    summary = stages.run(stage, stage.items, output, print_results=per_item)
     if flags.options.dry_run or summary.interrupted_by is not None:
-        raise typer.Exit(summary.exit_status)
+        return summary.exit_status
     failed = {o.id: (o.reason, o.message) for o in summary.outcomes if o.status == "failed"}
     report = write_report(output, protocol, pairing, failed)
     if report.bad_pairs:
@@ -96,4 +117,4 @@ def evaluate(
     if flags.stdout is not None and not flags.json:
         for path in report.files:
             flags.stdout.write(bytes(path) + (b"\0" if flags.print0 else b"\n"))
-    raise typer.Exit(summary.exit_status or (1 if report.bad_pairs else 0))
+    return summary.exit_status or (1 if report.bad_pairs else 0)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from dp3d_cli.commands.options import Output, RunFlags, Sources, batch_command
 from dp3d_cli.commands.runner import execute, find_items
-
-if TYPE_CHECKING:
-    from dp3d_cli.stages.video import Format, Mode, Panel
 
 
 @batch_command
@@ -46,17 +43,10 @@ def video(
     """Make a video of each folder of numbered views: ours or any other method's."""
     from dp3d_cli.core.errors import UsageError
     from dp3d_cli.core.images import IMAGE_SUFFIXES  # pulls in numpy and Pillow
-    from dp3d_cli.stages.video import VideoSettings, VideoStage
+    from dp3d_cli.stages.video import VideoStage, parse_video_settings
     from dp3d_cli.stages.view_folders import DESCRIPTION
 
-    settings = VideoSettings(
-        formats=cast("tuple[Format, ...]", _names(formats)),
-        fps=fps,
-        mode=cast("Mode", mode),
-        repeats=repeats,
-        side_by_side=cast("tuple[Panel, ...]", _names(side_by_side)),
-        size=size,
-    )
+    settings = parse_video_settings(formats, side_by_side, fps=fps, mode=mode, repeats=repeats, size=size)
     stage = VideoStage(settings, references, proxy)
     found = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, names=[DESCRIPTION], group="folder")
     items = stage.items_of(found)
@@ -66,7 +56,3 @@ def video(
             reason="nothing-found",
         )
     execute(stage, items, output, flags)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

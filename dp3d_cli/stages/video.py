@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from dp3d_cli.core.errors import InputError, UsageError
 from dp3d_cli.core.images import read_image, resize, write_png
 from dp3d_cli.core.videos import write_video
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
-from dp3d_cli.stages.view_folders import ViewFolder, find_reference, read_view_folder
+from dp3d_cli.stages.view_folders import ViewFolder, find_reference, holds_maps, read_view_folder
 
 Picture = NDArray[np.uint8]
 Format = Literal["mp4", "gif", "webm", "sheet"]
@@ -79,6 +79,30 @@ class VideoSettings:
             )
 
 
+def parse_video_settings(
+    formats: str = "mp4",
+    side_by_side: str = "",
+    *,
+    fps: float = 10.0,
+    mode: str = "auto",
+    repeats: int = 1,
+    size: int | None = None,
+) -> VideoSettings:
+    """Settings from texts as options have them, names joined by commas.
+
+    Raises:
+        UsageError: an unknown name or an impossible number.
+    """
+    return VideoSettings(
+        formats=cast("tuple[Format, ...]", _names(formats)),
+        fps=fps,
+        mode=cast("Mode", mode),
+        repeats=repeats,
+        side_by_side=cast("tuple[Panel, ...]", _names(side_by_side)),
+        size=size,
+    )
+
+
 @dataclass(frozen=True)
 class VideoStage:
     """Makes clips of one subject. Build the items with `items_of`."""
@@ -110,11 +134,13 @@ class VideoStage:
     def items_of(self, found: Sequence[Item]) -> list[Item]:
         """Items for this stage out of discovered folders: exactly the files that decide the clip as inputs.
 
-        A folder without numbered pictures and without `views.json` is left out. One whose description is
-        damaged stays, so that it fails with its reason.
+        A folder without numbered pictures and without `views.json` is left out, and so are a proxy's maps. One
+        whose description is damaged stays, so that it fails with its reason.
         """
         items = []
         for item in found:
+            if holds_maps(item.inputs[0].parent):
+                continue
             try:
                 folder = read_view_folder(item.inputs[0].parent, item.id)
             except InputError:
@@ -172,10 +198,9 @@ class VideoStage:
                 return path
             where = f"below {self.references}"
         else:
-            for name in folder.references:
-                for path in (folder.path / name, Path(name)):
-                    if path.is_file():
-                        return path
+            for path in (folder.path / name for name in folder.references):
+                if path.is_file():
+                    return path
             where = "where views.json says" if folder.references else "named in views.json"
         raise InputError(
             f"{folder.path}: no reference portrait for this subject {where}. Give the folder of aligned "
@@ -253,6 +278,10 @@ def playing_order(count: int, mode: Mode, repeats: int = 1) -> list[int]:
     there = list(range(count))
     back = list(range(count - 2, 0, -1)) if mode == "ping-pong" else []
     return (there + back) * repeats
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _check_choices(kind: str, chosen: Sequence[str], choices: Sequence[str]) -> None:

@@ -21,6 +21,9 @@ from dp3d_cli.core.videos import count_frames
 
 DESCRIPTION = "views.json"
 
+# Folders beside a `proxy.json` that hold a map per view rather than views.
+_MAPS = ("confidence", "coverage")
+
 _NUMBERED = re.compile(r"(?:[A-Za-z]+[_-]?)?(\d+)")
 
 
@@ -149,6 +152,11 @@ def read_view_folder(folder: Path, identity: str) -> ViewFolder | None:
     return ViewFolder(identity, folder, tuple(views[index] for index in sorted(views)))
 
 
+def holds_maps(folder: Path) -> bool:
+    """Whether the numbered pictures in a folder are a proxy's maps, not views."""
+    return folder.name in _MAPS and (folder.parent / "proxy.json").is_file()
+
+
 def view_index(path: Path) -> int | None:
     """The number that a file name states: "000.png" → 0, "frame_12.jpg" → 12, "anna.png" → None."""
     match = _NUMBERED.fullmatch(path.stem)
@@ -188,7 +196,8 @@ def _candidates(root: Path, videos: bool) -> list[Path]:
             continue
         seen.add((state.st_dev, state.st_ino))
         folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
-        visited.append(folder)
+        if not holds_maps(folder):
+            visited.append(folder)
         films += [folder / file for file in sorted(files) if Path(file).suffix.lower() in VIDEO_SUFFIXES]
     return visited + (films if videos else [])
 

@@ -24,6 +24,8 @@ def views(tmp_path: Path) -> Path:
     write_views(folder / "team" / "anna", 3)
     write_views(folder / "bob", 2)
     write_png(folder / "bob" / "contact_sheet.png", picture(9))
+    write_views(folder / "bob" / "coverage", 2)
+    (folder / "bob" / "proxy.json").write_text("{}")
     return folder
 
 

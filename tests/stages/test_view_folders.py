@@ -89,6 +89,13 @@ def test_broken_subjects_are_listed_with_their_reason(tmp_path: Path) -> None:
     assert "0.png and 000.png are both view 0" in found.unusable[2].message
 
 
+def test_maps_of_a_proxy_are_no_subjects(tmp_path: Path) -> None:
+    for name in ("anna", "anna/confidence", "anna/coverage", "bob/confidence"):
+        write_views(tmp_path / name, 1)
+    (tmp_path / "anna" / "proxy.json").write_text("{}")
+    assert [folder.id for folder in find_view_folders(tmp_path).folders] == ["anna", "bob/confidence"]
+
+
 def test_links_that_lead_back_end_the_search(tmp_path: Path) -> None:
     write_views(tmp_path / "anna", 1)
     (tmp_path / "anna" / "again").symlink_to(tmp_path)
