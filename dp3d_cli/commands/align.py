@@ -17,7 +17,9 @@ _FACE = "Which face"
 _CROP = "How it is cut"
 
 
-class _Backend(str, Enum):
+class Backend(str, Enum):
+    """Which face detector; see `dp3d_cli.core.faces.detect`."""
+
     auto = "auto"
     opencv = "opencv"
     insightface = "insightface"
@@ -30,7 +32,7 @@ class _Border(str, Enum):
 
 
 _BackendOption = Annotated[
-    _Backend,
+    Backend,
     typer.Option(
         help="Face detector; auto takes insightface if its models are there, else opencv.",
         rich_help_panel=_FACE,
@@ -111,7 +113,7 @@ def align(
     *,
     sources: Sources,
     output: Output = Path("aligned"),
-    backend: _BackendOption = _Backend.auto,
+    backend: _BackendOption = Backend.auto,
     models: _Models = None,
     face: _FaceOption = "largest",
     box: _Box = None,
@@ -139,7 +141,7 @@ def align(
     detector = load_detector(backend.value, models)
     stage = AlignStage(detector, options, parse_frames(frames), points, given_box)
     items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES | VIDEO_SUFFIXES)
-    if backend is _Backend.auto and not flags.quiet and points is None and given_box is None:
+    if backend is Backend.auto and not flags.quiet and points is None and given_box is None:
         say(f"Faces are found by {detector.name}")
     execute(stage, items, output, flags)
 

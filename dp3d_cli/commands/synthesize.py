@@ -23,7 +23,7 @@ def synthesize(
         typer.Option(
             metavar="FOLDER",
             show_default=False,
-            help="Target cameras and condition images from `dp3d render-cams`; by default made from the preset.",
+            help="Cameras and condition images from `dp3d render-cams`; by default made from the preset.",
         ),
     ] = None,
     proxies: Annotated[

@@ -8,7 +8,7 @@ An item that fails in a stage is recorded there and does not reach the next.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -24,7 +24,7 @@ from dp3d_cli.stages.synthesize import SynthesizeStage
 from dp3d_cli.stages.targets import read_targets
 from dp3d_cli.stages.video import VideoSettings, VideoStage
 
-References = Literal["each", "folder"]
+Grouping = Literal["file", "folder"]
 
 
 class Runner(Protocol):
@@ -43,15 +43,15 @@ class Chain:
     Attributes:
         align: the first stage, as it is.
         preset: decides cameras, proxies and views.
-        references: each portrait is a subject, or all portraits of a folder show one.
+        references: each portrait file is a subject, or all portraits of a folder show one.
         video: the clips to make.
         device: torch device.
     """
 
     align: AlignStage
     preset: Preset
-    references: References = "each"
-    video: VideoSettings = VideoSettings()
+    references: Grouping = "file"
+    video: VideoSettings = field(default_factory=VideoSettings)
     device: str = "auto"
 
     def run(self, portraits: Sequence[Item], work: Path, runner: Runner) -> list[Summary]:
@@ -105,7 +105,7 @@ class Chain:
         return summaries
 
 
-def subjects_of(aligned: Summary, folder: Path, references: References) -> list[Item]:
+def subjects_of(aligned: Summary, folder: Path, references: Grouping) -> list[Item]:
     """The subjects among the portraits that the align stage made.
 
     Args:
@@ -119,7 +119,7 @@ def subjects_of(aligned: Summary, folder: Path, references: References) -> list[
     portraits = sorted(
         path for outcome in aligned.outcomes for path in outcome.outputs if path.suffix == ".png"
     )
-    if references == "each":
+    if references == "file":
         return [Item(path.relative_to(folder).with_suffix("").as_posix(), (path,)) for path in portraits]
     groups: dict[Path, list[Path]] = {}
     for path in portraits:
@@ -130,7 +130,7 @@ def subjects_of(aligned: Summary, folder: Path, references: References) -> list[
     ]
 
 
-def grouping(references: str) -> Literal["file", "folder"]:
+def grouping(references: str) -> Grouping:
     """How discovery groups files for `--references`.
 
     Raises:

@@ -1,6 +1,6 @@
 """The synthesize stage: one subject's references in, its views from every target camera out.
 
-One item is one subject. Below the output folder stand `<id>/<view>.png`, `<id>/views.json` (how the views were
+One item is one subject. Below the output folder stand `<id>/<view>.png`, `<id>/views.json` (how they were
 made), `<id>/transforms.json` (their cameras, for NeRF tools) and `<id>/contact_sheet.png`.
 """
 
@@ -168,8 +168,7 @@ class SynthesizeStage:
                 step + 1, sampler.num_inference_steps, "denoising"
             ),
         )
-        images: NDArray[np.uint8] = output.images
-        return images
+        return np.asarray(output.images, np.uint8)
 
     @cached_property
     def _pipeline(self) -> DiffPortraitPipeline:
@@ -183,11 +182,12 @@ class SynthesizeStage:
         logging.disable_progress_bar()
 
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        pipeline = DiffPortraitPipeline.from_pretrained(
+        pipeline: DiffPortraitPipeline = DiffPortraitPipeline.from_pretrained(
             resolve(self.preset.weights), dtype=getattr(torch, self.preset.dtype), local_files_only=True
         )
         pipeline.scheduler = scheduler_named(self.preset.sampler.scheduler, pipeline.scheduler)
-        return pipeline.to(device)
+        pipeline.to(device)
+        return pipeline
 
     def _description(self, subject_id: str, references: Sequence[Path]) -> dict[str, Json]:
         """The content of views.json: which views, and everything that made them."""

@@ -36,7 +36,7 @@ class Targets:
 
     @property
     def view_names(self) -> tuple[str, ...]:
-        """ "000", "001", …"""
+        """The views' names: "000", "001", …."""
         return tuple(view_names(len(self.cameras)))
 
     @property
@@ -96,7 +96,7 @@ def read_targets(folder: Path, size: int) -> Targets:
     if len(found) != 1:
         names = ", ".join(str(path) for path in found) or "none"
         raise UsageError(
-            f"{folder}: expected one folder with a cameras.json, as `dp3d render-cams` writes it; found {names}."
+            f"{folder}: expected one folder with a cameras.json from `dp3d render-cams`; found {names}."
         )
     path = found[0] / "cameras.json"
     listed = read_camera_list(path)
