@@ -134,8 +134,8 @@ class VideoStage:
     def items_of(self, found: Sequence[Item]) -> list[Item]:
         """Items for this stage out of discovered folders: exactly the files that decide the clip as inputs.
 
-        A folder without numbered pictures and without `views.json` is left out, and so are a proxy's maps. One
-        whose description is damaged stays, so that it fails with its reason.
+        A folder without numbered pictures and without `views.json` is left out, and so are a proxy's maps.
+        One whose description is damaged stays, so that it fails with its reason.
         """
         items = []
         for item in found:
