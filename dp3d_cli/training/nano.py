@@ -1,0 +1,320 @@
+"""Train the nano networks together: backbone, reference, camera and view attention, on procedural heads.
+
+There is no Stable Diffusion to start from at this size, and little time, so all networks learn at once; separate
+stages are for networks that start from a trained backbone. The backbone predicts velocity v. Two tasks share it:
+
+- the mean pass (`mean_share` of the steps): at the noisiest timestep T, from x_T = sqrt(abar_T) E(proxy) without
+  noise, predict the clean views. Under a squared error the answer is their mean given all conditions; this is
+  what the default output uses.
+- denoising: from x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise at a uniform t.
+
+Conditions are dropped at random, for the whole step (a dropped network is not run): the reference 10 %, the
+camera 10 %, the hint's content 10 % (denoising only), reference and camera together 5 %. The error of each latent
+channel counts in proportion to the channel's standard deviation, so that it is nearer to an error in pixels.
+
+    python -m dp3d_cli.training.nano --preset presets/train/nano.yaml --codec CODEC --shards DATA \
+        --latents LATENTS --output RUN
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dp3d_cli.core.diffusion.configs import Sizes, build_networks, nano
+from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
+from dp3d_cli.core.diffusion.sampler import ddim_scheduler
+from dp3d_cli.core.presets import read_yaml_mapping
+from dp3d_cli.core.weights.manifest import write_manifest
+from dp3d_cli.training.cache import shard_folders
+from dp3d_cli.training.latents import LatentShard, Recolouring, read_latents
+from dp3d_cli.training.loop import LoopSettings, load_average, train
+from dp3d_cli.training.settings import build
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NanoSettings:
+    """What a step looks like.
+
+    Attributes:
+        groups: (subjects, views) of a step, in turn.
+        mean_share: share of the steps that train the mean pass.
+        drop_reference: share of steps without the reference.
+        drop_camera: share of steps without the camera condition.
+        drop_both: share of steps without either.
+        drop_hint: share of the denoising steps whose hint is empty.
+        channel_weights: exponent of a latent channel's standard deviation in its loss weight.
+    """
+
+    groups: tuple[tuple[int, int], ...] = ((2, 4), (1, 8))
+    mean_share: float = 0.75
+    drop_reference: float = 0.1
+    drop_camera: float = 0.1
+    drop_both: float = 0.05
+    drop_hint: float = 0.1
+    channel_weights: float = 1.0
+
+
+@dataclass(frozen=True)
+class NanoBatch:
+    """B subjects, V views of each; latents are scaled float32.
+
+    Attributes:
+        references: [B, C, h, w].
+        images: [B * V, C, h, w] ground truth.
+        proxies: [B * V, C, h, w].
+        maps: [B * V, 2, h, w] in [0, 1], confidence and coverage.
+        cameras: [B * V, 3, S, S] in [-1, 1], another subject from the same cameras.
+        num_views: V.
+    """
+
+    references: Tensor
+    images: Tensor
+    proxies: Tensor
+    maps: Tensor
+    cameras: Tensor
+    num_views: int
+
+    @property
+    def hint(self) -> Tensor:
+        """[B * V, C + 2, h, w]: proxy latents, confidence, coverage."""
+        return torch.cat([self.proxies, self.maps], 1)
+
+
+class NanoBatches(Dataset[NanoBatch]):
+    """Item `i` is step `i`'s batch, a function of (seed, i) and of the shards on disk."""
+
+    def __init__(self, shards: Path, latents: Path, settings: NanoSettings, seed: int, steps: int) -> None:
+        self.settings, self.seed, self.steps = settings, seed, steps
+        names = [folder.name for folder in shard_folders(latents)]
+        self.latents: list[LatentShard] = [read_latents(latents / name) for name in names]
+        self.cameras = [np.load(shards / name / "images.npy", mmap_mode="r") for name in names]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> NanoBatch:
+        rng = np.random.default_rng((self.seed, step))
+        subjects, views = self.settings.groups[step % len(self.settings.groups)]
+        rows = [self._subject(views, rng) for _ in range(subjects)]
+        columns = [torch.cat(column) for column in zip(*rows, strict=True)]
+        references, images, proxies, maps, cameras = columns
+        return NanoBatch(references, images, proxies, maps, cameras, views)
+
+    def _subject(self, views: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        number = int(rng.integers(len(self.latents)))
+        shard = self.latents[number]
+        subjects, available = shard.images.shape[:2]
+        subject = int(rng.integers(subjects))
+        other = (subject + int(rng.integers(1, subjects))) % subjects
+        chosen = rng.permutation(available)[:views]
+        cameras = torch.from_numpy(self.cameras[number][other][chosen]).permute(0, 3, 1, 2).float() / 255
+        cameras = Recolouring.draw(rng)(cameras) * 2 - 1
+        if shard.mirrored[subject]:
+            cameras = cameras.flip(-1)
+        return (
+            torch.from_numpy(shard.references[subject][None].astype(np.float32)),
+            torch.from_numpy(shard.images[subject][chosen].astype(np.float32)),
+            torch.from_numpy(shard.proxies[subject][chosen].astype(np.float32)),
+            torch.from_numpy(shard.maps[subject][chosen].astype(np.float32)) / 255,
+            cameras,
+        )
+
+
+class NanoNetworks(nn.Module):
+    """The trained networks as one module, and their joint forward pass."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        networks = build_networks(sizes)
+        self.unet = networks.unet
+        self.reference_unet = networks.reference_unet
+        self.controlnet = networks.controlnet
+        self.empty_prompt = networks.empty_prompt
+
+    def forward(
+        self,
+        sample: Tensor,
+        timesteps: Tensor,
+        batch: NanoBatch,
+        *,
+        use_reference: bool = True,
+        use_camera: bool = True,
+        hint: Tensor | None = None,
+    ) -> Tensor:
+        """Predict velocity.
+
+        Args:
+            sample: [B * V, C, h, w].
+            timesteps: [B], one per subject.
+            batch: the conditions.
+            use_reference: False leaves the reference network out.
+            use_camera: False leaves the control network out.
+            hint: instead of the batch's.
+        """
+        prompt = self.empty_prompt()
+        bank = control = None
+        if use_reference:
+            bank = self.reference_unet(batch.references, timesteps, prompt, num_references=1)
+        if use_camera:
+            embedded = self.controlnet.embed_hint(batch.cameras)
+            control = self.controlnet(sample, timesteps, prompt, hint_embedding=embedded)
+        out: Tensor = self.unet(
+            sample,
+            timesteps,
+            prompt,
+            num_views=batch.num_views,
+            reference_bank=bank,
+            control_residuals=control,
+            hint=batch.hint if hint is None else hint,
+        )
+        return out
+
+
+class NanoLoss:
+    """The loss of a step; see the module docstring.
+
+    Args:
+        settings: shares of tasks and dropped conditions.
+        channel_sd: [C] standard deviation of each latent channel.
+    """
+
+    def __init__(self, settings: NanoSettings, channel_sd: Tensor) -> None:
+        self.settings = settings
+        weights = channel_sd**settings.channel_weights
+        self.weights = (weights / weights.mean()).view(1, -1, 1, 1)
+        self.alphas: Tensor = ddim_scheduler("v_prediction").alphas_cumprod
+
+    def __call__(
+        self, module: NanoNetworks, batch: NanoBatch, generator: torch.Generator
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """One step's loss; for the mean pass also how far it is below the proxy's own error."""
+        settings = self.settings
+        draws = torch.rand(3, generator=generator).tolist()
+        use_reference = draws[0] >= settings.drop_reference + settings.drop_both
+        use_camera = not (
+            draws[0] < settings.drop_both or draws[0] >= 1 - settings.drop_camera
+        )  # one draw for both, so that shares add up
+        if draws[1] < settings.mean_share:
+            return self._mean_pass(module, batch, use_reference, use_camera)
+        subjects = len(batch.references)
+        timesteps = torch.randint(len(self.alphas), (subjects,), generator=generator)
+        alpha = self.alphas[timesteps].repeat_interleave(batch.num_views).view(-1, 1, 1, 1)
+        noise = torch.randn(batch.images.shape, generator=generator)
+        noisy = alpha.sqrt() * batch.images + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.images
+        hint = torch.zeros_like(batch.hint) if draws[2] < settings.drop_hint else None
+        prediction = module(
+            noisy, timesteps, batch, use_reference=use_reference, use_camera=use_camera, hint=hint
+        )
+        loss = ((prediction - target).square() * self.weights).mean()
+        return loss, {"denoise": float(loss.detach())}
+
+    def _mean_pass(
+        self, module: NanoNetworks, batch: NanoBatch, use_reference: bool, use_camera: bool
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        estimate = mean_pass(module, batch, self.alphas, use_reference=use_reference, use_camera=use_camera)
+        error = ((estimate - batch.images).square() * self.weights).mean()
+        before = float(((batch.proxies - batch.images).square() * self.weights).mean())
+        now = float(error.detach())
+        return error, {"mean": now, "mean_of_proxy": now / before}
+
+
+def mean_pass(
+    module: NanoNetworks,
+    batch: NanoBatch,
+    alphas: Tensor,
+    *,
+    use_reference: bool = True,
+    use_camera: bool = True,
+) -> Tensor:
+    """The estimate of the clean views [B * V, C, h, w] in one evaluation, without noise."""
+    last = len(alphas) - 1
+    alpha = alphas[last]
+    sample = alpha.sqrt() * batch.proxies
+    timesteps = torch.full((len(batch.references),), last)
+    velocity = module(sample, timesteps, batch, use_reference=use_reference, use_camera=use_camera)
+    estimate: Tensor = alpha.sqrt() * sample - (1 - alpha).sqrt() * velocity
+    return estimate
+
+
+def channel_deviation(latents: list[LatentShard]) -> Tensor:
+    """[C] standard deviation of the ground truth's latents, over at most 16 shards."""
+    values = np.concatenate([np.asarray(shard.images, np.float32).reshape(-1, *shard.images.shape[2:])
+                             for shard in latents[:16]])  # fmt: skip
+    return torch.from_numpy(values.std((0, 2, 3)))
+
+
+def export(module: NanoNetworks, codec: Path, folder: Path) -> None:
+    """Write a pipeline folder in half precision, with its manifest."""
+    pipeline = DiffPortraitPipeline(
+        unet=module.unet,
+        reference_unet=module.reference_unet,
+        controlnet=module.controlnet,
+        vae=AutoencoderKL.from_pretrained(codec),
+        empty_prompt=module.empty_prompt,
+        scheduler=ddim_scheduler("v_prediction", spacing="trailing"),
+        mid_view_attention="always",
+    )
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    write_manifest(folder)
+
+
+def main() -> None:
+    """Train as the preset says, then write the averaged networks and the codec as a pipeline folder."""
+    parser = argparse.ArgumentParser(description="Train the nano networks.")
+    parser.add_argument("--preset", type=Path, required=True)
+    parser.add_argument("--codec", type=Path, required=True)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--latents", type=Path, required=True)
+    parser.add_argument("--validation", type=Path, nargs=2, metavar=("SHARDS", "LATENTS"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--export-only", type=Path, help="Write the checkpoint's average here and stop.")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    preset = read_yaml_mapping(arguments.preset)
+    settings, loop = build(NanoSettings, preset["step"]), build(LoopSettings, preset["loop"])
+    torch.manual_seed(loop.seed)
+    module = NanoNetworks(nano())
+    if arguments.export_only:
+        load_average(arguments.output, module)
+        export(module, arguments.codec, arguments.export_only)
+        return
+    batches = NanoBatches(arguments.shards, arguments.latents, settings, loop.seed, loop.steps)
+    loss = NanoLoss(settings, channel_deviation(batches.latents))
+    held_out = None
+    if arguments.validation:
+        shards, latents = arguments.validation
+        held_out = NanoBatches(shards, latents, NanoSettings(groups=((1, 8),)), seed=0, steps=16)
+
+    def validate(trained: NanoNetworks) -> dict[str, float]:
+        assert held_out is not None
+        numbers = []
+        for number in range(len(held_out)):
+            batch = held_out[number]
+            estimate = mean_pass(trained, batch, loss.alphas)
+            now, before = (
+                ((x - batch.images).square() * loss.weights).mean() for x in (estimate, batch.proxies)
+            )
+            numbers.append(float(now / before))
+        return {"mean_of_proxy": sum(numbers) / len(numbers)}
+
+    train(module, batches, loss, loop, arguments.output, validate if held_out else None)
+
+
+if __name__ == "__main__":
+    main()
