@@ -83,6 +83,7 @@ class Chain:
         trajectory = load_trajectory(preset.cameras.trajectory, preset.cameras.num_views)
         head = ProceduralCameras(preset.cameras.seed, self.device)
         conditions = RenderCamsStage(trajectory, preset.size, head)
+        cameras = folders["cameras"] / conditions.item.id
         if not run(conditions, [conditions.item], "cameras"):
             return summaries
 
@@ -91,7 +92,9 @@ class Chain:
             return summaries
         subjects = [subject for subject in subjects if subject.id in _finished(summaries[-1])]
 
-        targets = read_targets(folders["cameras"] / trajectory.name, preset.size)
+        if not (cameras / "cameras.json").is_file():  # a dry run, before there are any
+            return summaries
+        targets = read_targets(cameras, preset.size)
         synthesize = SynthesizeStage(preset, targets, folders["proxy"], self.device)
         if not run(synthesize, synthesize.items_of(subjects), "views"):
             return summaries
