@@ -4,32 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from dp3d_cli import __version__
-from dp3d_cli.commands.runner import reporting_errors
-from dp3d_cli.commands.screen import printable_lines, say
-
-log = logging.getLogger(__name__)
-
-
-class Commands(TyperGroup):
-    """Reports every expected error in the same way, whichever command it comes from."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that the line names."""
-        with reporting_errors():
-            return super().invoke(ctx)
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Commands in the order of the work, not of the alphabet."""
-        return list(self.commands)
-
+from dp3d_cli.commands.program import Commands, run_program
 
 app = typer.Typer(
     name="dp3d",
@@ -37,7 +17,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="rich",
 )
 
 
@@ -62,27 +41,13 @@ def _dp3d(
 
 for _name in ("align", "render-cams", "proxy", "synthesize", "video", "evaluate", "run"):
     _module_name = _name.replace("-", "_")
-    try:
+    with contextlib.suppress(ModuleNotFoundError):  # until all of them exist
         _module = importlib.import_module(f"dp3d_cli.commands.{_module_name}")
-    except ModuleNotFoundError:
-        continue
-    app.command(_name)(getattr(_module, _module_name))
-
+        app.command(_name)(getattr(_module, _module_name))
 with contextlib.suppress(ModuleNotFoundError):
     app.add_typer(importlib.import_module("dp3d_cli.commands.weights").app, name="weights")
 
 
-def run(program: typer.Typer) -> None:
-    """Run a program so that not even a bug shows a traceback, unless asked for."""
-    try:
-        program()
-    except Exception as error:
-        log.debug("unexpected error", exc_info=True)
-        message = f"{type(error).__name__}: {error}. This is a bug; --verbose shows where it happens."
-        say(f"dp3d: {printable_lines(message)}")
-        sys.exit(1)
-
-
 def main() -> None:
     """Entry of the console script."""
-    run(app)
+    run_program(app)

@@ -183,8 +183,8 @@ def _run_flags(
 def batch_command(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of every batch in place of its parameter `flags: RunFlags`.
 
-    Within the command standard output is out of reach: what libraries print there goes to standard error, as a
-    reader of the results would take it for paths. Without a parameter named `sources`, the options that say
+    Within the command standard output is out of reach: what libraries print there goes to standard error, as
+    a reader of the results would take it for paths. Without a parameter named `sources`, the options that say
     how sources are read are left out.
     """
     own = inspect.signature(function)

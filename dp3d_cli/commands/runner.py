@@ -133,7 +133,7 @@ class _Results:
         elif outcome.outputs:
             path = os.fsencode(outcome.outputs[0])
             if b"\n" in path and not self.flags.print0:
-                log.warning("%s has a newline in its name; use --print0 or --json", printable(str(path)))
+                log.warning("%s has a newline in its name; use --print0 or --json", printable(os.fsdecode(path)))
             self._line(path)
 
     def _line(self, content: bytes) -> None:

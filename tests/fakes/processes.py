@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,12 +18,16 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1", **more}
 
 
-def start(*arguments: str | bytes | Path, **options: object) -> subprocess.Popen[bytes]:
-    """Start `shout ARGUMENTS...`."""
-    env = environment(**options.pop("env", {}))  # type: ignore[arg-type]
+@contextlib.contextmanager
+def started(*arguments: str | bytes | Path, quiet: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `shout ARGUMENTS...`; it is gone when the body ends."""
+    pipe = subprocess.DEVNULL if quiet else subprocess.PIPE
     command = [sys.executable, "-m", "tests.fakes.shout_command", "shout", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT, **options}
-    return subprocess.Popen(command, env=env, **pipes)  # type: ignore[call-overload, no-any-return]
+    with subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, cwd=ROOT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def run(*arguments: str | bytes | Path, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:

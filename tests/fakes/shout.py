@@ -1,8 +1,8 @@
 """A tiny stage: each item is a text file, the result is its text in capitals.
 
-The first word of the input can ask for trouble: "fail" fails, "crash" raises what no stage should raise, "full"
-pretends a full disk, "sleep S" takes S seconds in steps, "print" writes to standard output by hand and by file
-descriptor, "slow" takes a little and writes several outputs, and so on; see `Shout.process`.
+The first word of the input can ask for trouble: "fail" fails, "crash" raises what no stage should raise,
+"full" pretends a full disk, "sleep S" takes S seconds in steps, "print" writes to standard output by hand and
+by file descriptor, "slow" takes a little and writes several outputs, and so on; see `Shout.process`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Shout:
             for step in range(100):
                 time.sleep(float(rest) / 100)
                 progress.step(step + 1, 100, "asleep")
+        if word == "stuck":
+            time.sleep(float(rest))
         if word == "slow":
             parts = 5
         outputs = []

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import typer
 
-from dp3d_cli import app as application
 from dp3d_cli.commands.options import Output, RunFlags, Sources, batch_command
+from dp3d_cli.commands.program import Commands, run_program
 from dp3d_cli.commands.runner import execute, find_items
 from dp3d_cli.stages.engine.stage import Item
 from tests.fakes.shout import SUFFIXES, Shout
@@ -27,9 +27,9 @@ def chant(output: Output, flags: RunFlags) -> None:
     execute(Shout(name="chant"), [Item("chant", ())], output, flags)
 
 
-app = typer.Typer(cls=application.Commands, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False)
 app.command("shout")(shout)
 app.command("chant")(chant)
 
 if __name__ == "__main__":
-    application.run(app)
+    run_program(app)

@@ -80,6 +80,8 @@ def run_stage(
     """
     started = time.monotonic()
     _check_ids(items)
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: is a file, but --output must be a folder.")
     selected = [item for item in items[: options.limit] if options.shard.holds(item.id)]
     run = _Run.of(stage, output, options, progress)
     if not options.overwrite:
@@ -257,17 +259,19 @@ class _Run:
         The record says "moving" in between and then lists old and new outputs, so that a run killed there
         leaves no file that nobody remembers.
         """
-        # Read again: a second process may have done this item in the meantime.
+        # A second process may be doing this item too. Its record comes before its files: look in that order
+        # backwards, and whatever is there now is known to be ours.
+        there = {made.path for made in record.outputs if os.path.lexists(self.output / made.path)}
         current, is_damaged = self._load(item)
         owned = {made.path: made for made in current.outputs} if current else {}
-        for made in record.outputs:
-            target = self.output / made.path
-            if any(_is_same_file(target, path) for path in item.inputs):
+        for path in sorted(there):
+            target = self.output / path
+            if any(_is_same_file(target, source) for source in item.inputs):
                 raise InputError(
                     f"{target}: the result would replace its own input. Choose another --output.",
                     reason="output-is-input",
                 )
-            if os.path.lexists(target) and not (made.path in owned or is_damaged or self.options.overwrite):
+            if not (path in owned or is_damaged or self.options.overwrite):
                 raise InputError(
                     f"{target}: exists already and was not made from this item. Move it away, choose another "
                     "--output, or replace it with --overwrite.",
@@ -376,8 +380,6 @@ def _is_same_file(first: Path, second: Path) -> bool:
 def _make_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise UsageError(f"{output}: is a file, but --output must be a folder.") from None
     except OSError as error:
         raise OutputError(f"{output}: cannot be made ({error.strerror}). Choose another --output.") from error
 
