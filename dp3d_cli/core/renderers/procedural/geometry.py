@@ -8,7 +8,7 @@ along +z as a function of the frontal position. World units throughout.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,17 +18,18 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from dp3d_cli.core.renderers.procedural.features import (
-    EYEBALL_RADIUS,
+    EYE_DEPTH,
     JAW_DROP,
     NOSE_TIP_Y,
     bump,
     eyes,
     mouth,
     step,
+    unit,
 )
 from dp3d_cli.core.renderers.procedural.subject import Subject
 
-Material = Literal["skin", "ear", "hair", "cloth", "hat", "frame", "lens"]
+Material = Literal["skin", "ear", "hair", "cloth", "hat", "collar", "frame", "lens"]
 
 # y front, z front, y back, z back, y side, half width, z of the widest point, roundness (2 is an ellipse).
 _HEAD_SLICES = (
@@ -62,9 +63,8 @@ _TORSO_SLICES = (
     (-0.365, 0.110, -0.300, -0.215, -0.322, 0.280, -0.060, 2.0),
     (-0.420, 0.125, -0.340, -0.235, -0.365, 0.380, -0.065, 2.1),
     (-0.490, 0.140, -0.400, -0.250, -0.430, 0.450, -0.065, 2.2),
-    (-0.580, 0.155, -0.500, -0.260, -0.530, 0.480, -0.065, 2.3),
-    (-0.700, 0.160, -0.650, -0.265, -0.680, 0.490, -0.065, 2.3),
-    (-0.900, 0.160, -0.900, -0.265, -0.900, 0.490, -0.065, 2.3),
+    (-0.580, 0.155, -0.520, -0.260, -0.540, 0.480, -0.065, 2.3),
+    (-0.680, 0.160, -0.660, -0.265, -0.670, 0.490, -0.065, 2.3),
 )
 FRONT_CROWDING = 0.35  # how much closer samples lie at the front than at the back
 
@@ -145,12 +145,13 @@ def _nose(subject: Subject, x: Tensor, y: Tensor) -> Tensor:
     """Height of the nose above the face."""
     shape = subject.shape
     top, tip, base = 0.112, NOSE_TIP_Y, NOSE_TIP_Y - 0.038 * (0.6 + 0.4 * shape.nose_length)
-    height = 0.066 * shape.nose_height
+    height = 0.064 * shape.nose_height
     up = ((y - tip) / (top - tip)).clamp(0, 1)
-    bridge = (1 - up) ** (1.75 - 0.35 * shape.nose_bridge) * (1 - 0.06 * torch.sin(up * math.pi))
+    bridge = (1 - up) ** (1.50 - 0.35 * shape.nose_bridge) * (1 - 0.06 * torch.sin(up * math.pi))
     bridge = bridge + 0.10 * shape.nose_bridge * torch.exp(-(((up - 0.72) / 0.25) ** 2)) * (1 - up)
     under = ((y - base) / (tip - base)).clamp(0, 1)
-    profile = torch.where(y > tip, bridge, 1 - (1 - under) ** 2.2)
+    # The bridge and the underside meet in a rounded tip.
+    profile = -torch.logaddexp(-14 * bridge, -14 * (1 - (1 - under) ** 2.2)) / 14
     width = (0.0215 - 0.0085 * up) * (0.55 + 0.45 * shape.nose_width)
     flank = 0.024 * (0.5 + 0.5 * shape.nose_width) * torch.exp(-(((y - tip + 0.012) / 0.016) ** 2)) * 0.42
     ridge = torch.exp(-((x.abs() / (width + flank)).clamp_max(6) ** 2.3))
@@ -221,30 +222,38 @@ def _relief(subject: Subject, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         u, v = eye.local(x, y)
         upper, lower = eye.lids(u)
         inside = step(upper - v, -0.03, 0.05) * step(v - lower, -0.03, 0.05) * step(u.abs(), 1.0, 0.94)
-        square = (x - eye.x) ** 2 + (y - eye.y) ** 2
-        ball = 0.1715 + torch.sqrt((EYEBALL_RADIUS**2 - square).clamp_min(0))
-        cover = torch.where(square < (0.97 * EYEBALL_RADIUS) ** 2, ball + 0.0035, torch.zeros_like(ball))
+        distance = (x - eye.x) ** 2 + (y - eye.y) ** 2
+        temple = ((x - eye.x) * eye.side).clamp_min(0)
+        ball = EYE_DEPTH - 11 * distance - 14 * temple * temple
+        cover = ball + 0.0035 - 0.035 * step(distance.sqrt(), 0.026, 0.046)
         lidded = torch.logaddexp(z * 110, cover * 110) / 110 - 0.002
         crease = 0.004 * shape.lid_fold * torch.exp(-(((v - upper.clamp_min(0.1) - 0.26) / 0.06) ** 2))
         # The lower lid runs out into the cheek.
         lidded = torch.lerp(lidded, torch.maximum(z, lidded - 0.010), step(lower - v, 0.05, 0.75))
         lidded = lidded - crease * step(u.abs(), 1.25, 0.8)
         bag = 0.003 * shape.age * torch.exp(-(((v - lower + 0.45) / 0.16) ** 2)) * step(u.abs(), 1.1, 0.6)
-        z = torch.lerp(lidded + bag, ball.clamp_min(0.15), inside)
+        z = torch.lerp(lidded + bag, ball, inside)
     return z
 
 
 def head_patch(subject: Subject, detail: float, device: torch.device) -> Patch:
     """Head, face and neck."""
-    rows, columns = round(330 * detail**0.5), round(340 * detail**0.5)
+    rows, columns = round(330 * detail**0.5), round(300 * detail**0.5)
     angle = front_angles(columns, device)
     position = loft(head_table(subject), rows, angle)
-    x, y, z = position.unbind(0)
-    front = step(torch.cos(angle)[None], 0.02, 0.30)
-    face = step(y, -0.24, -0.21) * front
-    z = torch.lerp(z, _relief(subject, x, y, z), face)
+    columns_in_front = front_columns(columns)
+    x, y, z = position[:, :, columns_in_front].unbind(0)
+    face = step(y, -0.24, -0.21) * step(torch.cos(angle[columns_in_front])[None], 0.02, 0.30)
+    position[2, :, columns_in_front] = torch.lerp(z, _relief(subject, x, y, z), face)
     along = torch.linspace(0, 1, rows, device=device)
-    return Patch("skin", torch.stack([x, y, z]), along, angle, finer=finer_of(detail))
+    return Patch("skin", position, along, angle, finer=finer_of(detail))
+
+
+def front_columns(count: int) -> slice:
+    """The columns of `front_angles` that look forward (those of the front half)."""
+    # A quarter turn is reached at q = 0.68, where 0.65 q + 0.35 q^3 = 0.55.
+    margin = int(count * (0.5 - 0.34))
+    return slice(margin, count - margin)
 
 
 def finer_of(detail: float) -> int:
@@ -282,7 +291,7 @@ def ear_patches(subject: Subject, detail: float, device: torch.device) -> list[P
 
 def torso_patch(subject: Subject, detail: float, device: torch.device) -> Patch:
     """Shoulders and chest; its skin or cloth is told apart by colour."""
-    rows, columns = round(150 * detail**0.5), round(260 * detail**0.5)
+    rows, columns = round(130 * detail**0.5), round(240 * detail**0.5)
     table = np.array(_TORSO_SLICES)
     build = 0.5 * subject.shape.neck + 0.5
     table[:, 5] *= build
@@ -316,11 +325,4 @@ def normals(position: Tensor, closed: bool) -> Tensor:
         ],
         dim=1,
     )
-    normal = torch.linalg.cross(down, around, dim=0)
-    unit: Tensor = normal / normal.norm(dim=0, keepdim=True).clamp_min(1e-9)
-    return unit
-
-
-def moved(patch: Patch, position: Tensor) -> Patch:
-    """The same patch elsewhere."""
-    return replace(patch, position=position)
+    return unit(torch.linalg.cross(down, around, dim=0))

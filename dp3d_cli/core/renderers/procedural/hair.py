@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dp3d_cli.core.renderers.procedural.features import step
+from dp3d_cli.core.renderers.procedural.features import step, unit
 from dp3d_cli.core.renderers.procedural.geometry import Patch, finer_of, front_angles, head_table, loft
 from dp3d_cli.core.renderers.procedural.subject import HairStyle, Subject, generator
 from dp3d_cli.core.renderers.procedural.texture import field
@@ -128,8 +128,7 @@ def _outward(position: Tensor) -> Tensor:
     """Unit directions away from the middle of the skull."""
     centre = torch.tensor([0.0, 0.05, -0.03], device=position.device)[:, None, None]
     away = (position - centre) * torch.tensor([1.0, 0.6, 1.0], device=position.device)[:, None, None]
-    unit: Tensor = away / away.norm(dim=0, keepdim=True).clamp_min(1e-6)
-    return unit
+    return unit(away)
 
 
 def hair_patch(subject: Subject, detail: float, device: torch.device) -> Patch | None:
@@ -189,6 +188,26 @@ def _kept(subject: Subject, cut: Cut, position: Tensor, angle: Tensor, rng: np.r
     return y - line[None] + (0.002 if subject.hair.style == "buzz" else 0.006) * ragged
 
 
+def knot_patches(subject: Subject, detail: float, device: torch.device) -> list[Patch]:
+    """The knot of tied hair, behind and above the head."""
+    if subject.hair.style != "tied":
+        return []
+    rows, columns = round(70 * detail**0.5), round(110 * detail**0.5)
+    rng = generator(subject.seed, "knot")
+    height, size = float(rng.uniform(0, 1)), float(rng.uniform(0.055, 0.085))
+    turn = math.pi * torch.linspace(-1, 1, columns, device=device)[None]
+    rise = math.pi * torch.linspace(0, 1, rows, device=device)[:, None]
+    relief = size * (1 + 0.05 * torch.sin(7 * turn + 5 * rise) * torch.sin(rise))
+    across = relief * torch.sin(rise)
+    x, y, z = (
+        across * torch.sin(turn),
+        0.85 * relief * torch.cos(rise).expand(rows, columns),
+        across * torch.cos(turn),
+    )
+    grid = torch.stack([x, y + 0.08 + 0.25 * height, z - 0.275 + 0.08 * height])
+    return [Patch("hair", grid, rise[:, 0] / math.pi, turn[0], finer_of(detail))]
+
+
 @dataclass(frozen=True)
 class Strands:
     """Loose hairs: [3, N] positions, [N, 2] column and row in the shell's grid in [-1, 1], [N] brightness."""
@@ -205,7 +224,7 @@ def loose_strands(subject: Subject, shell: Patch, detail: float) -> Strands | No
         return None
     device = shell.position.device
     rng = generator(subject.seed, "strands")
-    hairs, steps = round(2200 * detail**0.7), round(64 * detail**0.6)
+    hairs, steps = round(320 * detail**0.5), round(260 * detail**0.5)
     reach = {"buzz": 0.01, "short": 0.09, "tied": 0.12, "curly": 0.10}.get(subject.hair.style, 0.22)
     draws = torch.from_numpy(rng.random((7, hairs), dtype=np.float32)).to(device)
     start_row, start_column, length, drift, lift, tone, curl = draws[:, :, None].unbind(0)

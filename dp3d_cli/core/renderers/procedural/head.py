@@ -11,7 +11,13 @@ from torch import Tensor
 from dp3d_cli.core.renderers.procedural import hair as hair_shapes
 from dp3d_cli.core.renderers.procedural.background import paint_background
 from dp3d_cli.core.renderers.procedural.features import NOSE_TIP_Y, eyes, mouth, step
-from dp3d_cli.core.renderers.procedural.geometry import Patch, ear_patches, head_patch, torso_patch
+from dp3d_cli.core.renderers.procedural.geometry import (
+    Patch,
+    ear_patches,
+    front_columns,
+    head_patch,
+    torso_patch,
+)
 from dp3d_cli.core.renderers.procedural.lighting import shade
 from dp3d_cli.core.renderers.procedural.splat import Rendering, pack_colours, resolve, splat
 from dp3d_cli.core.renderers.procedural.subject import Subject, draw_subject, generator
@@ -21,12 +27,14 @@ from dp3d_cli.core.renderers.procedural.texture import (
     FACE_X,
     FaceMap,
     cloth_colour,
+    collar_colour,
     colour_column,
     field,
     hair_colour,
     hat_colour,
     paint_face,
 )
+from dp3d_cli.core.renderers.procedural.worn import worn_patches
 
 BASE_RESOLUTION = 512  # pixels of the buffer that `detail` 1 fills without openings
 FACE_POINTS = ("left_eye", "right_eye", "nose_tip", "left_mouth_corner", "right_mouth_corner")
@@ -107,9 +115,11 @@ class ProceduralHead:
         subject, detail, device = self.subject, self.detail, self.device
         head = head_patch(subject, detail, device)
         patches = [head, *ear_patches(subject, detail, device), torso_patch(subject, detail, device)]
+        patches += worn_patches(subject, head, detail, device)
         shell = hair_shapes.hair_patch(subject, detail, device)
         if shell is not None:
             patches.append(shell)
+            patches += hair_shapes.knot_patches(subject, detail, device)
         self.landmarks = _landmarks(subject, patches)
         face = paint_face(subject, detail, device)
         points, colours = [], []
@@ -146,6 +156,11 @@ def _samples(subject: Subject, patch: Patch, light: Tensor, face: FaceMap) -> tu
         along = torch.linspace(0, 1, rows, device=device)
         angle = torch.linspace(float(-torch.pi), float(torch.pi), columns, device=device)
         albedo, gloss = cloth_colour(subject, position, along, angle), 0.02
+    elif patch.material == "collar":
+        albedo, gloss = collar_colour(subject, position), 0.02
+    elif patch.material in ("frame", "lens"):
+        albedo = colour_column(subject.clothes.glasses_colour, device).expand_as(position)
+        gloss = 0.35
     elif patch.material == "hat":
         albedo, gloss = hat_colour(subject, position, device), 0.01
     else:
@@ -175,15 +190,18 @@ def _skin_paint(subject: Subject, patch: Patch, position: Tensor, face: FaceMap)
         [position[0] / FACE_X, (FACE_TOP - position[1]) / (FACE_TOP - FACE_BOTTOM) * 2 - 1], dim=-1
     )
     source = torch.cat([face.colour, face.gloss[None]])[None]
-    painted = F.grid_sample(source, grid[None], align_corners=False, padding_mode="border")[0]
     front = F.interpolate(
-        step(torch.cos(patch.angle), 0.02, 0.25)[None, None],
+        step(torch.cos(patch.angle), 0.10, 0.36)[None, None],
         size=position.shape[2],
         mode="linear",
         align_corners=True,
     )[0]
-    albedo = torch.lerp(tone.expand_as(position), painted[:3], front)
-    gloss = 0.10 * torch.lerp(torch.full_like(front, 0.2 * subject.skin.gloss), painted[3], front)
+    albedo = tone.repeat(1, *position.shape[1:])
+    gloss = torch.full_like(position[0], 0.02 * subject.skin.gloss)
+    columns = front_columns(position.shape[2])
+    painted = F.grid_sample(source, grid[None, :, columns], align_corners=False, padding_mode="border")[0]
+    albedo[:, :, columns].lerp_(painted[:3], front[:, columns])
+    gloss[:, columns].lerp_(0.10 * painted[3], front[:, columns])
     if subject.hair.style not in ("bald", "hat"):
         line = hair_shapes.hairline(subject, patch.angle)[None, None]
         line = F.interpolate(line, size=position.shape[2], mode="linear", align_corners=True)[0]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dp3d_cli.core.renderers.procedural.features import unit
 from dp3d_cli.core.renderers.procedural.geometry import Patch, normals
 from dp3d_cli.core.renderers.procedural.subject import Light, Subject
 
@@ -19,7 +20,7 @@ EXTENT = 0.62  # half width of a depth map [world units]
 FAR = 1.0
 # How far light creeps round into the dark side, by colour channel: skin scatters red furthest.
 SKIN_WRAP = (0.38, 0.20, 0.15)
-CLOSED = ("skin", "hair", "cloth", "hat")
+CLOSED = ("skin", "hair", "cloth", "hat", "collar", "frame")
 
 
 def key_direction(light: Light, device: torch.device) -> Tensor:
@@ -71,7 +72,7 @@ def depth_map(points: Tensor, frame: Tensor, resolution: int) -> Tensor:
 
 def _look_up(image: Tensor, points: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
     """Values [C, T, A] of a map at grid points [3, T, A], and their height along the direction."""
-    local = torch.einsum("ij,jta->ita", frame, points)
+    local = (frame @ points.reshape(3, -1)).reshape(points.shape)
     grid = torch.stack([local[0], local[1]], dim=-1)[None] / EXTENT
     return F.grid_sample(image[None], grid, align_corners=False, padding_mode="border")[0], local[2]
 
@@ -129,6 +130,8 @@ def _shade_patch(
     device = patch.position.device
     normal = normals(patch.position, patch.material in CLOSED)
     facing = (normal * direction[:, None, None]).sum(0)
+    if patch.material in ("frame", "lens"):
+        return _shade_thin(light, normal, facing, direction)
     moments, height = _look_up(key_moments, patch.position, key_frame)
     passed = _unblocked(moments, height, 0.012)
     hollow, depth = _look_up(hollow_map, patch.position, front_frame)
@@ -141,7 +144,7 @@ def _shade_patch(
     around = around * (0.72 + 0.28 * normal[2])
     if patch.material == "hair":
         tangent = F.pad(patch.position[:, 1:] - patch.position[:, :-1], (0, 0, 0, 1), mode="replicate")
-        tangent = tangent / tangent.norm(dim=0, keepdim=True).clamp_min(1e-9)
+        tangent = unit(tangent)
         half = direction + torch.tensor([0.0, 0.15, 1.0], device=device)
         half = half / half.norm()
         cosine = (tangent * half[:, None, None]).sum(0)
@@ -157,3 +160,12 @@ def _shade_patch(
     gleam = (normal * half[:, None, None]).sum(0).clamp_min(0)
     highlight = (0.35 * gleam**14 + 0.65 * gleam**48) * passed
     return torch.cat([around + key * diffuse, highlight[None]])
+
+
+def _shade_thin(light: Light, normal: Tensor, facing: Tensor, direction: Tensor) -> Tensor:
+    """Light on parts too thin for the depth maps: nothing shades them."""
+    key = torch.tensor(light.key, device=normal.device)[:, None, None]
+    sky = torch.tensor(light.sky, device=normal.device)[:, None, None]
+    half = direction + torch.tensor([0.0, 0.0, 1.0], device=normal.device)
+    gleam = (normal * (half / half.norm())[:, None, None]).sum(0).clamp_min(0)
+    return torch.cat([sky * (0.6 + 0.3 * normal[1]) + key * facing.clamp_min(0), (gleam**40)[None]])

@@ -38,8 +38,8 @@ class Rendering:
 
 def pack_colours(colours: Tensor) -> Tensor:
     """[3, N] sRGB in [0, 1] to [N] int64 numbers of 24 bits."""
-    r, g, b = (colours.clamp(0, 1) * 255 + 0.5).to(torch.int64).unbind(0)
-    return (r << 16) | (g << 8) | b
+    r, g, b = (colours.clamp(0, 1) * 255 + 0.5).floor().unbind(0)
+    return (r * 65536 + g * 256 + b).to(torch.int64)  # 24 bits are exact in float32
 
 
 def _extreme(values: Tensor, smallest: bool) -> Tensor:

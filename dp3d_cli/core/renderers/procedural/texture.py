@@ -330,11 +330,10 @@ def _paint_beard(face: FaceMap, subject: Subject, rng: np.random.Generator, devi
         * off_lips
         * step(side - 0.052, -0.012, 0.014).clamp_min(step(y, -0.118, -0.135))
     )
+    # A moustache follows the upper lip and hangs at its ends.
+    middle = top + 0.011 - 0.20 * (side - 0.03).clamp_min(0)
     lip = (
-        step(y, -0.045 - 0.010, -0.068)
-        * step(y, lips.y - 0.07, lips.y - 0.01)
-        * step(side, 0.080, 0.060)
-        * off_lips
+        torch.exp(-(((y - middle + 0.003 * grain) / 0.0125).abs() ** 3)) * step(side, 0.076, 0.048) * off_lips
     )
     lip = lip * (1 - 0.5 * torch.exp(-((x / 0.006) ** 2)))
     amount = torch.maximum(jaw * hair.beard, lip * hair.moustache)
@@ -399,3 +398,10 @@ def hat_colour(subject: Subject, position: Tensor, device: torch.device) -> Tens
     knit = 1 + 0.10 * torch.sin(turn * 120) * torch.sin(y * 500)
     rim = step(y, 0.235, 0.228)
     return colour_column(subject.hair.hat_colour, device) * knit * (1 + 0.25 * rim * torch.sin(turn * 90))
+
+
+def collar_colour(subject: Subject, position: Tensor) -> Tensor:
+    """[3, H, W] the garment's colour, lighter or darker, with a fine weave."""
+    shade = 0.8 + 0.4 * subject.clothes.collar
+    weave = 1 + 0.03 * torch.sin(position[0] * 900) * torch.sin(position[1] * 900)
+    return colour_column(subject.clothes.colour, position.device) * shade * weave
