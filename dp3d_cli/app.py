@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 from typing import Annotated
 
 import typer
 
 from dp3d_cli import __version__
+from dp3d_cli.commands import weights
+from dp3d_cli.commands.align import align
+from dp3d_cli.commands.evaluate import evaluate
 from dp3d_cli.commands.program import Commands, run_program
+from dp3d_cli.commands.proxy import proxy
+from dp3d_cli.commands.render_cams import render_cams
+from dp3d_cli.commands.run import run
+from dp3d_cli.commands.synthesize import synthesize
+from dp3d_cli.commands.video import video
 
 app = typer.Typer(
     name="dp3d",
@@ -39,13 +45,14 @@ def _dp3d(
     """
 
 
-for _name in ("align", "render-cams", "proxy", "synthesize", "video", "evaluate", "run"):
-    _module_name = _name.replace("-", "_")
-    with contextlib.suppress(ModuleNotFoundError):  # until all of them exist
-        _module = importlib.import_module(f"dp3d_cli.commands.{_module_name}")
-        app.command(_name)(getattr(_module, _module_name))
-with contextlib.suppress(ModuleNotFoundError):
-    app.add_typer(importlib.import_module("dp3d_cli.commands.weights").app, name="weights")
+app.command()(align)
+app.command()(render_cams)
+app.command()(proxy)
+app.command()(synthesize)
+app.command()(video)
+app.command()(evaluate)
+app.command()(run)
+app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:

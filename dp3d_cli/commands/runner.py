@@ -6,9 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, NoReturn
 
@@ -20,6 +21,7 @@ from dp3d_cli.core.errors import Dp3dError
 from dp3d_cli.stages.engine.discovery import discover
 from dp3d_cli.stages.engine.progress import Outcome, Progress, Summary
 from dp3d_cli.stages.engine.run import run_stage
+from dp3d_cli.stages.engine.shards import Shard
 from dp3d_cli.stages.engine.signals import catch_signals
 from dp3d_cli.stages.engine.stage import Item, Stage
 
@@ -70,6 +72,7 @@ class Session:
         *,
         title: str | None = None,
         print_results: bool = True,
+        select: bool = True,
     ) -> Summary:
         """Run one stage over the items.
 
@@ -79,6 +82,8 @@ class Session:
             output: folder of the results.
             title: shown instead of the stage's name ("2/5 proxy").
             print_results: whether its results are results of the command.
+            select: whether --shard and --limit choose among the items; False for those that follow from items
+                chosen in an earlier stage, whose ids need not fall into the same shard.
         """
         stdout = self.flags.stdout or sys.stdout.buffer
         results = _Results(stdout, self.flags, stage.name) if print_results else None
@@ -86,7 +91,10 @@ class Session:
             for name, digest in stage.weights.items():
                 say(f"weights: {name} ({digest[:12]})")
         progress = _Reporting(self.screen, results, title)
-        return run_stage(stage, items, output, self.flags.options, progress)
+        options = self.flags.options
+        if not select:
+            options = replace(options, shard=Shard(), limit=None)
+        return run_stage(stage, items, output, options, progress)
 
 
 @contextlib.contextmanager
@@ -133,7 +141,8 @@ class _Results:
         elif outcome.outputs:
             path = os.fsencode(outcome.outputs[0])
             if b"\n" in path and not self.flags.print0:
-                log.warning("%s has a newline in its name; use --print0 or --json", printable(os.fsdecode(path)))
+                name = printable(os.fsdecode(path))
+                log.warning("%s has a newline in its name; use --print0 or --json", name)
             self._line(path)
 
     def _line(self, content: bytes) -> None:
@@ -185,6 +194,6 @@ class _Reporting:
 
 def _announce(number: int) -> None:
     """Answer a signal at once, from within its handler: a raw write, which nothing can hold up."""
-    again = " Press Ctrl-C again to end at once." if number == 2 else ""
+    again = " Press Ctrl-C again to end at once." if number == signal.SIGINT else ""
     with contextlib.suppress(OSError):
         os.write(2, f"\nStopping at the next safe point.{again}\n".encode())

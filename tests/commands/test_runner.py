@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,8 +12,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from dp3d_cli.commands.options import RunFlags
+from dp3d_cli.commands.runner import session
+from dp3d_cli.stages.engine.run import RunOptions
+from dp3d_cli.stages.engine.shards import Shard
+from dp3d_cli.stages.engine.stage import Item
 from tests.fakes import processes
 from tests.fakes.processes import ROOT, environment
+from tests.fakes.shout import Shout
 from tests.fakes.shout_command import app
 from tests.fakes.trees import results, write_texts
 
@@ -216,3 +223,11 @@ def test_a_command_without_sources_has_no_options_about_them(tmp_path: Path) -> 
     assert "--overwrite" in shown
     assert "--null" not in shown
     assert runner.invoke(app, ["chant", "-o", str(tmp_path)]).stdout == f"{tmp_path}/chant.txt\n"
+
+
+def test_items_that_follow_from_a_selection_are_not_selected_again(tmp_path: Path) -> None:
+    flags = RunFlags(RunOptions(shard=Shard(0, 1000), limit=1), quiet=True, stdout=io.BytesIO())
+    items = [Item(name, ()) for name in "abc"]
+    with session(flags) as run:
+        assert run.run(Shout(), items, tmp_path, select=False).count("done") == 3
+        assert run.run(Shout(), items, tmp_path).total == 0
