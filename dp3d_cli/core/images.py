@@ -227,6 +227,7 @@ def _decode(path: Path, image: Image.Image) -> Photo:
         raise InputError(f"{path}: not enough memory to decode it.", reason="image-too-large") from error
     except _DECODE_ERRORS as error:
         raise _damaged(path, error) from error
+    image.close()  # frees its pixels before turning makes another copy
     upright = np.ascontiguousarray(_apply_orientation(pixels, remaining))
     return Photo(upright, tagged if tagged != 1 else remaining, tuple(notes))
 
@@ -290,7 +291,7 @@ def _unsupported(path: Path, samples: str) -> InputError:
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
     """An RGB or CMYK image as sRGB, by its embedded colour profile if it has a usable one."""
     if not profile:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # convert copies in any case
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.createProfile("sRGB")
