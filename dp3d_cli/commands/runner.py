@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal, NoReturn
 import typer
 
 from dp3d_cli.commands.options import RunFlags
-from dp3d_cli.commands.screen import make_screen, printable, printable_lines, say
+from dp3d_cli.commands.screen import RichScreen, make_screen, printable, printable_lines, say
 from dp3d_cli.core.errors import Dp3dError
 from dp3d_cli.stages.engine.discovery import discover
 from dp3d_cli.stages.engine.progress import Outcome, Progress, Summary
@@ -185,7 +185,12 @@ class _Reporting:
         for warning in outcome.warnings if outcome.status == "done" else ():
             log.warning("%s: %s", printable(outcome.id), printable(warning))
         self.screen.item_finished(outcome)
-        if self.results:
+        if self.results is None:
+            return
+        if isinstance(self.screen, RichScreen) and self.results.stream.isatty():
+            with self.screen.aside():
+                self.results.write(outcome)
+        else:
             self.results.write(outcome)
 
     def stage_finished(self, summary: Summary) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from signal import Signals
@@ -227,6 +228,17 @@ class RichScreen:
             self._bars.stop()
             self._bars = None
         say("\n".join(summary_lines(summary)))
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Without the bars for a moment, so that a result can be printed on the same terminal."""
+        if self._bars is not None:
+            self._bars.stop()
+        try:
+            yield
+        finally:
+            if self._bars is not None:
+                self._bars.start()
 
     def _update_item(
         self,

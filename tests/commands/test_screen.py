@@ -109,6 +109,21 @@ def test_the_screen_suits_standard_error(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(make_screen(quiet=False), RichScreen)
 
 
+def test_bars_step_aside_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    screen = RichScreen()
+    screen.stage_started("align", 2, "here")
+    for _ in range(2):
+        with screen.aside():
+            erased = terminal.getvalue()
+            assert erased.endswith("\x1b[2K")  # the line is free
+        screen.item_finished(DONE)
+        assert len(terminal.getvalue()) > len(erased)
+    screen.stage_finished(Summary("align", (DONE, DONE), total=2))
+
+
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch, no_color: str) -> None:
     terminal = Terminal()
