@@ -280,7 +280,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             self.scheduler, num_inference_steps, noise_strength, extra_steps=quirks.extra_steps
         )
         if refine_proxy and proxy_latents is not None:
-            proxy_latents = self._refine(proxy_latents, latents, denoiser, conditions, groups)
+            proxy_latents = self._refine(proxy_latents, denoiser, conditions, groups)
         if proxy_latents is not None:
             latents = self._start(proxy_latents, latents, timesteps, noise_strength, quirks)
         latents = denoiser.denoise(
@@ -330,16 +330,19 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
     def _refine(
         self,
         proxy_latents: Tensor,
-        noise: Tensor,
         denoiser: Denoiser,
         conditions: Conditions,
         groups: Sequence[tuple[int, ...]],
     ) -> Tensor:
-        """The network's estimate of the clean views from almost pure noise: their conditional mean."""
+        """The network's estimate of the clean views at the noisiest timestep: their mean given the conditions.
+
+        Nearly all of x_T is noise that says nothing about the views, so the network is trained to do this
+        without: x_T = sqrt(abar_T) E(proxy). The same estimate from noise would carry some of it into the views.
+        """
         last = int(self.scheduler.config.num_train_timesteps) - 1
-        noisy = three_d_aware_noise(proxy_latents, noise, self.scheduler.alphas_cumprod[last])
-        prediction = denoiser.predict_groups(noisy, last, conditions, groups)
-        return clean_latents(self.scheduler, prediction, last, noisy)
+        sample = self.scheduler.alphas_cumprod[last].to(proxy_latents).sqrt() * proxy_latents
+        prediction = denoiser.predict_groups(sample, last, conditions, groups)
+        return clean_latents(self.scheduler, prediction, last, sample)
 
     def _start(
         self,
