@@ -334,10 +334,10 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         conditions: Conditions,
         groups: Sequence[tuple[int, ...]],
     ) -> Tensor:
-        """The network's estimate of the clean views at the noisiest timestep: their mean given the conditions.
+        """The network's estimate of the clean views at the noisiest timestep: their conditional mean.
 
         Nearly all of x_T is noise that says nothing about the views, so the network is trained to do this
-        without: x_T = sqrt(abar_T) E(proxy). The same estimate from noise would carry some of it into the views.
+        without: x_T = sqrt(abar_T) E(proxy). An estimate from noise would carry some of it into the views.
         """
         last = int(self.scheduler.config.num_train_timesteps) - 1
         sample = self.scheduler.alphas_cumprod[last].to(proxy_latents).sqrt() * proxy_latents
