@@ -39,7 +39,7 @@ _ROUNDNESS = 2.0  # exponent of the cross-sections: ellipses
 _EYE = (0.078, 0.073)  # |x|, y
 _SOCKET = (0.008, 0.034, 0.022)  # depth, width, height
 _NOSE = (0.058, -0.012, -0.045)  # y of bridge, tip, base
-_NOSE_LENGTH, _NOSE_WIDTH = 0.085, (0.014, 0.027)  # height of the tip; width at bridge and tip
+_NOSE_LENGTH, _NOSE_WIDTH = 0.065, (0.016, 0.029)  # height of the tip; width at bridge and tip
 _LIPS = (-0.095, 0.010, 0.045, 0.022)  # y, height, width, height of the bump
 
 _HAIR_HEIGHT = (0.02, -0.20)  # z of hair beyond the skull: front, back

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.proxies.placement import Box, Placement, place_portrait
@@ -40,7 +40,7 @@ class PortraitProxies:
 def portrait_proxies(
     image: Image,
     box: Box,
-    labels: ArrayLike,
+    labels: NDArray[np.float32],
     *,
     size: int = 256,
     seed: int = 0,
@@ -77,5 +77,5 @@ def portrait_proxies(
     )
 
 
-def _tensor(labels: ArrayLike) -> torch.Tensor:
+def _tensor(labels: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(np.array(labels, np.float32))

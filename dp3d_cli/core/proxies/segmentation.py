@@ -21,7 +21,7 @@ _ITERATIONS = 2
 _BINS = 20  # of each Lab channel in the colour statistics
 _UNSEEN = 2e-4  # share of pixels below which a colour counts as unseen
 _MIN_CORE_COVER = 0.9  # share of the face that the foreground must contain
-_MAX_BORDER_LEAK = 0.75  # share of the upper side borders that a head may cover
+_MAX_LEAK = 0.5  # share of what is far from the head that may be foreground without looking like it
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,15 @@ def segment_head(image: Image, box: Box, *, seed: int = 0) -> Segmentation:
     )
     prior = _Prior.around(scaled, size)
 
-    found = _grabcut(small, prior, seed)
+    colour = _colour_log_odds(small, prior)
+    found = _grabcut(small, prior, colour, seed)
+    # Background taken for hair: far from the head, and not of colours that only the head has.
+    leak = found & ~prior.envelope & (colour < 0.5)
     method: Method = "grabcut"
     if (found & prior.core).sum() < _MIN_CORE_COVER * prior.core.sum() or _is_only_core(found, prior):
         found, method = prior.likely, "prior"
-    elif _leaks(found):
-        found, method = found & prior.envelope, "grabcut-limited"
+    elif leak.sum() > _MAX_LEAK * (~prior.envelope).sum():
+        found, method = found & ~leak, "grabcut-limited"
     found = _one_solid_piece(found | prior.core, prior.core)
 
     soft = _guided_filter(small, found.astype(np.float32), radius=max(2, round(0.015 * max(size))))
@@ -91,7 +94,7 @@ class _Prior:
     Attributes:
         core: [H, W] bool, surely foreground: the face, and what is right below its chin.
         likely: [H, W] bool, the foreground of an average person.
-        envelope: [H, W] bool, the largest foreground.
+        envelope: [H, W] bool, a person with much hair: the limit where colours do not tell.
         background: [H, W] bool, nearly surely background: the upper corners.
         log_odds: [H, W] of foreground against background, from the position alone.
     """
@@ -118,8 +121,7 @@ class _Prior:
         # Hair may reach anywhere beside the face, clothes anywhere below it: there the position says little.
         log_odds = np.where(y > 0.58, 0.8, np.clip(4 * (1.0 - radius), -2.5, 0.8))
         log_odds = np.where(core, 4.0, np.where(likely, 1.5, log_odds))
-        wide = (x / 0.95) ** 2 + ((y + 0.05) / 1.05) ** 2 < 1
-        envelope = wide | ((y > 0.35) & (x < 0.75 + 1.6 * np.clip(y - 0.35, 0, None)))
+        envelope = (radius < 0.9) | ((y > 0.35) & (x < 0.70 + 1.6 * np.clip(y - 0.35, 0, None)))
         return cls(core, likely, envelope, background, log_odds.astype(np.float32))
 
 
@@ -139,8 +141,8 @@ def _colour_log_odds(image: Image, prior: _Prior) -> Mask:
     return np.clip(evidence, -3, 3)
 
 
-def _grabcut(image: Image, prior: _Prior, seed: int) -> NDArray[np.bool_]:
-    start = prior.log_odds + _colour_log_odds(image, prior)
+def _grabcut(image: Image, prior: _Prior, colour: Mask, seed: int) -> NDArray[np.bool_]:
+    start = prior.log_odds + colour
     labels = np.where(start > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     border = np.zeros_like(prior.core)
     edge = max(2, image.shape[1] // 50)
@@ -162,13 +164,6 @@ def _is_only_core(found: NDArray[np.bool_], prior: _Prior) -> bool:
     return bool((found & prior.likely).sum() < 0.5 * prior.likely.sum())
 
 
-def _leaks(found: NDArray[np.bool_]) -> bool:
-    """The foreground covers nearly all of the upper half's side borders: background taken for hair."""
-    edge = max(2, found.shape[1] // 64)
-    upper = found[: found.shape[0] // 2]
-    return bool(np.concatenate([upper[:, :edge].ravel(), upper[:, -edge:].ravel()]).mean() > _MAX_BORDER_LEAK)
-
-
 def _one_solid_piece(found: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Open and close, keep the component under the face, fill its holes."""
     radius = max(1, round(0.012 * found.shape[1]))
@@ -186,9 +181,9 @@ def _one_solid_piece(found: NDArray[np.bool_], core: NDArray[np.bool_]) -> NDArr
     lower = np.pad(piece, 1)
     lower[-1] = lower[2 * len(lower) // 3 :, [0, -1]] = True
     count, holes, stats, _ = cv2.connectedComponentsWithStats((~lower).astype(np.uint8), connectivity=4)
-    holes = holes[1:-1, 1:-1]
+    around, holes = holes[0, 0], holes[1:-1, 1:-1]
     for hole in range(1, count):
-        if stats[hole, cv2.CC_STAT_AREA] < 0.015 * piece.size:
+        if hole != around and stats[hole, cv2.CC_STAT_AREA] < 0.015 * piece.size:
             piece |= holes == hole
     return piece
 

@@ -33,6 +33,7 @@ from dp3d_cli.core.proxies.segmentation import Image, Mask, segment_head
 REFERENCE_YAW, REFERENCE_PITCH = 0.0, -0.08
 """Angles at which a portrait of unknown camera is taken to be seen [radians, EG3D's signs] (ours)."""
 
+_TEXTURE_SCALE = 1.25  # texture pixels per canvas pixel: sampling between pixels costs sharpness
 _STEPS = 44  # marching steps per ray
 _BISECTIONS = 5
 _NARROW = 2  # steps; neighbours whose hits differ by no more are one surface
@@ -40,6 +41,7 @@ _SOFT_SIGMA = 0.03  # blur of the colours on stretched parts [frames]
 _STRETCH = (2.0, 3.5)  # target pixels per reference pixel: begin and end of the fade
 _TRUST_STRETCH = (1.3, 2.8)  # the same for the confidence
 _BACKGROUND_GAP = 0.025  # ring around the foreground whose colours are mixed with it [frames]
+_SOURCE_GAP = 0.06  # the same for the colours that fill the rest [frames]
 _SIDE_REACH = 0.06  # how far hair that the portrait's side cuts goes on [frames]
 _SHOULDER_FALL = 1.0  # how much farther shoulders go on per box width below the chin [frames]
 _HEAD_ABOVE = 0.84  # from the face box's centre to the top of the hair [box widths]
@@ -51,8 +53,8 @@ class PreparedPortrait:
     """One or more portraits, ready to be seen from anywhere. All tensors are float32 on one device.
 
     Attributes:
-        texture: [B, 3, T, T] foreground colours in [0, 1] on the canvas, continued smoothly beyond the
-            foreground.
+        texture: [B, 3, 1.25 T, 1.25 T] foreground colours in [0, 1] on the canvas, continued smoothly beyond
+            the foreground.
         soft_texture: [B, 3, T/2, T/2] the same, blurred.
         mask: [B, 1, T, T] foreground in [0, 1] on the canvas, continued beyond the portrait's borders.
         surfaces: [B, 4, T/2, T/2] height of the front and of the back surface, and the front's slope along u
@@ -186,18 +188,23 @@ def prepare_known(
 
     side = 2 * round(size * (1 + 2 * MARGIN) / 2)
     layers = torch.cat([image, mask] if background is None else [image, mask, background], 1).float()
-    canvas, valid = _lay_out(layers, places, side, size)
+    canvas, valid = _lay_out(layers, places, side)
     colours = canvas[:, :3].clamp(0, 1)
     seen_mask = canvas[:, 3:4].clamp(0, 1)
     full_mask = _continue_mask(seen_mask, valid, frame_boxes)
 
-    # Foreground colours: only from pixels that are surely foreground, so that no rim of background travels
+    # Foreground colours: only from what is surely foreground, so that no rim of background travels
     # along.
     sure = valid * ((-functional.max_pool2d(-seen_mask, 3, 1, 1)) - 0.6).clamp(0, 0.4) / 0.4
-    texture = _continue_colours(fill_smoothly(colours, sure), sure, valid, frame_boxes)
-    gap = 2 * round(_BACKGROUND_GAP * size) + 1
-    clear = valid * (1 - functional.max_pool2d(full_mask, gap, 1, gap // 2)).clamp(0, 1)
-    behind = _fill_or_mean(colours, clear, valid)
+    fine_side = 2 * round(_TEXTURE_SCALE * side / 2)
+    fine_colours, fine_valid = _lay_out(image.float(), places, fine_side)
+    fine_sure = _resized(sure, fine_side) * fine_valid
+    texture = fill_smoothly(fine_colours.clamp(0, 1), fine_sure)
+    texture = _continue_colours(texture, fine_sure, fine_valid, frame_boxes)
+    clear = valid * _far_from(full_mask, _BACKGROUND_GAP * size)
+    # Fill from farther out than is shown: strands of hair that the mask missed would smear.
+    source = valid * _far_from(full_mask, _SOURCE_GAP * size)
+    behind = torch.lerp(_fill_or_mean(colours, _enough(source, clear), valid), colours, clear)
     if background is not None:
         clear = valid
         behind = fill_smoothly(canvas[:, 4:], valid)
@@ -210,9 +217,7 @@ def prepare_known(
     slope_v, slope_u = torch.gradient(blur(solid[:, :1], 0.7), dim=(2, 3))
     return PreparedPortrait(
         texture=texture,
-        soft_texture=functional.interpolate(
-            blur(texture, _SOFT_SIGMA * size), scale_factor=0.5, mode="area"
-        ),
+        soft_texture=blur(_resized(texture, side // 2), _SOFT_SIGMA * size / 2),
         mask=full_mask,
         surfaces=torch.cat([solid, slope_u / pixel, slope_v / pixel], 1),
         trust=functional.interpolate(sure, scale_factor=0.5, mode="area"),
@@ -262,12 +267,12 @@ def render(prepared: PreparedPortrait, labels: Tensor, size: int | None = None) 
     )
 
 
-def _lay_out(layers: Tensor, places: Sequence[Placement], side: int, size: int) -> tuple[Tensor, Tensor]:
+def _lay_out(layers: Tensor, places: Sequence[Placement], side: int) -> tuple[Tensor, Tensor]:
     """Portrait layers [B, C, H, W] → on the canvas [B, C, side, side]; and where the portrait is."""
     centres = (torch.arange(side, device=layers.device) + 0.5) / side * (1 + 2 * MARGIN) - MARGIN
     canvases, valids = [], []
     for layer, place in zip(layers, places, strict=True):
-        pixels = max(8, round(place.scale * size))
+        pixels = max(8, round(place.scale * side / (1 + 2 * MARGIN)))
         resized = layer.unsqueeze(0)
         if resized.shape[2:] != (pixels, pixels):
             resized = functional.interpolate(
@@ -294,7 +299,10 @@ def _continue_mask(mask: Tensor, valid: Tensor, box: Tensor) -> Tensor:
     beyond_u, _ = _distance_beyond(valid.amax(2, keepdim=True), 3, pixel)
     _, first_row = _distance_beyond(valid.amax(3, keepdim=True), 2, pixel)
     reach = _SIDE_REACH + _SHOULDER_FALL * (y - 0.55).clamp_min(0)
-    sideways = blur(fill_smoothly(mask, valid), 0.01 * side) - 0.5 * beyond_u / reach
+    last = _nearest_inside(
+        _nearest_inside(mask, valid.amax(2, keepdim=True), 3), valid.amax(3, keepdim=True), 2
+    )
+    sideways = blur(last, 0.01 * side) - 0.5 * beyond_u / reach
 
     # Above: a parabola over the run of foreground at the top border, up to where a head of this size ends.
     run = torch.gather(mask, 2, first_row.expand(-1, -1, 1, side)) * (valid.amax(2, keepdim=True) > 0)
@@ -341,6 +349,25 @@ def _mirror_outward(image: Tensor, valid: Tensor, dim: int) -> Tensor:
     index, first, last = _run(valid, dim)
     source = torch.where(index < first, 2 * first - index, torch.where(index > last, 2 * last - index, index))
     source = torch.minimum(torch.maximum(source, first), last).long()
+    return torch.gather(image, dim, source.expand_as(image))
+
+
+def _far_from(mask: Tensor, radius: float) -> Tensor:
+    """1 where no foreground is within `radius` pixels, 0 where there is."""
+    window = 2 * round(radius) + 1
+    return (1 - functional.max_pool2d(mask, window, 1, window // 2)).clamp(0, 1)
+
+
+def _enough(few: Tensor, many: Tensor) -> Tensor:
+    """`few` where it still has a third of `many`, else fade to `many`."""
+    share = few.mean((1, 2, 3), keepdim=True) / many.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return torch.lerp(many, few, _ramp(share, 0.15, 0.35))
+
+
+def _nearest_inside(image: Tensor, valid: Tensor, dim: int) -> Tensor:
+    """Replace what lies outside the run of ones of `valid` along `dim` by the nearest value inside."""
+    index, first, last = _run(valid, dim)
+    source = torch.minimum(torch.maximum(index, first), last).long()
     return torch.gather(image, dim, source.expand_as(image))
 
 
