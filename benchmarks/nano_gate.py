@@ -1,10 +1,10 @@
-"""Nano's refined views against its own proxies: on held-out procedural heads and on portraits with known views.
+"""Nano's refined views against its own proxies: on held-out heads and on portraits with known views.
 
     python benchmarks/nano_gate.py --weights FOLDER --shards TEST_SHARDS --portraits FOLDER --output out.json
 
 Shards come from `dp3d_cli.training.cache --split test`. A portrait is a folder with `reference.png` and
-`official_views.mp4`, 16 frames on the gen-videos trajectory; only frames with |yaw| > 0.2 count. Numbers are means
-over views, then over subjects. "full" is the whole frame, "face" rows 56:196, columns 62:194 of 256.
+`official_views.mp4`, 16 frames on the gen-videos trajectory; only frames with |yaw| > 0.2 count. Numbers are
+means over views, then over subjects. "full" is the whole frame, "face" rows 56:196, columns 62:194 of 256.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def variants(settings: list[str]) -> dict[str, dict[str, float]]:
     parsed = {}
     for text in settings:
         name, _, pairs = text.partition(":")
-        parsed[name] = {key: float(value) for key, _, value in (pair.partition("=") for pair in pairs.split(","))}
+        parsed[name] = {key: float(value) for key, value in (pair.split("=") for pair in pairs.split(","))}
     return parsed
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=4)
     parser.add_argument("--kind", default="strided")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--sheet", type=Path, help="PNG: reference, then truth / proxy / refined of a few views.")
+    parser.add_argument("--sheet", type=Path, help="PNG: reference, then truth, proxy, refined.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = DiffPortraitPipeline.from_pretrained(arguments.weights, torch_dtype=torch.float32)
@@ -118,9 +118,7 @@ def main() -> None:
             row[f"blur{sigma}"] = measures(blurred(proxies, sigma), truths, which)
         shown = [truths, proxies]
         for label, option in options.items():
-            views = synthesize(
-                pipe, reference, cameras, tensor(proxies), confidence, coverage, option, group
-            )
+            views = synthesize(pipe, reference, cameras, tensor(proxies), confidence, coverage, option, group)
             row[label] = measures(views, truths, which)
             shown.append(views)
         results[kind].append(row)
@@ -138,8 +136,9 @@ def main() -> None:
                 yaws = np.array([abs(Camera.from_label(label).yaw) for label in shard.labels])
                 which = yaws > 0.2 if (yaws > 0.2).any() else yaws >= 0
                 maps = maps_of(shard.maps[subject], 256)
-                judge("heads", f"{folder.name}/{subject}", np.asarray(shard.references[subject]), tensor(other),
-                      np.asarray(shard.proxies[subject]), np.asarray(shard.images[subject]), *maps, which)  # fmt: skip
+                pictures = (np.asarray(part[subject]) for part in (shard.proxies, shard.images))
+                name, reference = f"{folder.name}/{subject}", np.asarray(shard.references[subject])
+                judge("heads", name, reference, tensor(other), *pictures, *maps, which)
                 count += 1
     if arguments.portraits:
         trajectory = gen_videos(16)
@@ -147,7 +146,7 @@ def main() -> None:
         which = np.array([abs(camera.yaw) > 0.2 for camera in trajectory.cameras])
         conditions = ProceduralHead(1).render(labels, 256).image * 2 - 1
         detector = load_detector("opencv")
-        for folder in sorted(path for path in arguments.portraits.iterdir() if (path / "reference.png").is_file()):
+        for folder in sorted(path.parent for path in arguments.portraits.glob("*/reference.png")):
             reference = read_image(folder / "reference.png")
             box = detector.detect(reference)[0].box
             prepared, _ = prepare(reference, tuple(box.as_list()), size=256)
@@ -157,8 +156,8 @@ def main() -> None:
                 for frame in read_frames(folder / "official_views.mp4")
             ])  # fmt: skip
             small = cv2.resize(reference, (256, 256), interpolation=cv2.INTER_AREA)
-            judge("portraits", folder.name, small, conditions, to_uint8(proxy.images), truths, proxy.confidence,
-                  proxy.coverage, which)  # fmt: skip
+            maps = proxy.confidence, proxy.coverage
+            judge("portraits", folder.name, small, conditions, to_uint8(proxy.images), truths, *maps, which)
 
     summary: dict[str, dict] = {}
     for kind, rows in results.items():

@@ -2,11 +2,8 @@
 
 Heads and proxies cost several times what a training step costs on the same core, so they are made once, by
 processes of their own, in shards. A shard's heads share the target cameras, so that each can be the camera
-condition ("another subject seen from the same camera") of its neighbours. A shard is a function of (split, seed,
-number) alone.
-
-    python -m dp3d_cli.training.cache --preset presets/train/nano-data.yaml --split train \
-        --output DATA --shards 0:100
+condition ("another subject seen from the same camera") of its neighbours. A shard is a function of (split,
+seed, number) alone.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.presets import read_yaml_mapping
 from dp3d_cli.core.proxies.placement import Box, Placement, place_portrait
 from dp3d_cli.core.proxies.segmentation import segment_head
-from dp3d_cli.core.proxies.template import prepare_known, render, to_uint8
+from dp3d_cli.core.proxies.template import default_reference_label, prepare_known, render, to_uint8
 from dp3d_cli.training.data import ProceduralSubjects, Split, Subjects, reference_label, target_labels
 from dp3d_cli.training.settings import build
 
@@ -109,10 +106,12 @@ def make_shard(subjects: Subjects, number: int, settings: CacheSettings, degrade
         box = face_box(views.face_points, own[0], settings.size)
         mask, placement, label = views.mask[:1], Placement(), own
         if degrade:
-            box = tuple(value * rng.normal(1, 0.03) for value in box)  # type: ignore[assignment]
+            left, top, width, height = (value * float(rng.normal(1, 0.03)) for value in box)
+            box = left, top, width, height
             mask = _practical_mask(reference, mask, box, rng)
             if rng.random() < settings.estimated:
-                placement, label = place_portrait(box, settings.size, settings.size), None  # type: ignore[assignment]
+                placement = place_portrait(box, settings.size, settings.size)
+                label = default_reference_label()[None]
             else:
                 scale = rng.normal(1, 0.015)
                 shift = rng.normal(0, 0.007, 2) + (1 - scale) / 2
@@ -199,8 +198,8 @@ def _degrade(reference: Tensor, truth: Tensor, rng: np.random.Generator) -> tupl
     elif kind < 0.4:
         quality = int(rng.integers(40, 90))
         _, data = cv2.imencode(".jpg", to_uint8(reference)[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
-        reference = torch.from_numpy(decoded).permute(2, 0, 1)[None].contiguous()
+        decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.float32)[..., ::-1] / 255
+        reference = torch.from_numpy(decoded.copy()).permute(2, 0, 1)[None].contiguous()
     return reference, truth
 
 

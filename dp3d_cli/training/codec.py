@@ -1,9 +1,9 @@
 """Train the codec: a small AutoencoderKL on images whose 8x8 patches have become channels.
 
-It starts as the principal components of such patches (`principal_start`), which saves the training that would
-rediscover them. It learns on crops and is used on whole images, so it has no attention. Loss: L1 + 2 MSE + L1 of
-the image gradients (keeps edges) + a very small KL term (the decoder must bear a little latent noise). Ours; the
-paper uses Stable Diffusion's codec.
+It starts as the principal components of such patches (`principal_start`), which saves the training that
+would rediscover them. It learns on crops and is used on whole images, so it has no attention. Loss: L1 + 2
+MSE + L1 of the image gradients (keeps edges) + a very small KL term (the decoder must bear a little latent
+noise). Ours; the paper uses Stable Diffusion's codec.
 
     python -m dp3d_cli.training.codec --preset presets/train/nano-codec.yaml --output RUN
 """
@@ -126,11 +126,12 @@ def codec_loss(
 def principal_start(vae: AutoencoderKL, images: Tensor) -> None:
     """Set a codec without down- or upsampling up as a linear one: principal components of image patches.
 
-    The residual blocks start as identities. The non-linearities before the last convolutions are passed exactly
-    by pairs, silu(x) - silu(-x) = x, and the group norms nearly, because each group also holds a pair of large
-    constants +-c that fix its mean and standard deviation. A component of standard deviation s becomes a latent
-    of standard deviation proportional to sqrt(s): half-way between pixel units, where the fine components would
-    drown in the diffusion's noise, and whitening, where they would count as much as the mean colour.
+    The residual blocks start as identities. The non-linearities before the last convolutions are passed
+    exactly by pairs, silu(x) - silu(-x) = x, and the group norms nearly, because each group also holds a
+    pair of large constants +-c that fix its mean and standard deviation. A component of standard deviation
+    s becomes a latent of standard deviation proportional to sqrt(s): half-way between pixel units, where
+    the fine components would drown in the diffusion's noise, and whitening, where they would count as much
+    as the mean colour.
 
     Args:
         vae: one block per side, no attention, no 1x1 convolutions around the latents.
@@ -143,9 +144,8 @@ def principal_start(vae: AutoencoderKL, images: Tensor) -> None:
     width = int(vae.config.block_out_channels[0])
     per_group = -(-count // groups)
     if len(vae.config.block_out_channels) != 1 or 2 * per_group + 2 > width // groups:
-        raise ValueError(
-            f"a principal start of {count} latents needs one block of >= {groups * (2 * per_group + 2)} channels"
-        )
+        need = groups * (2 * per_group + 2)
+        raise ValueError(f"A principal start of {count} latents needs one block of >= {need} channels.")
     patches = F.pixel_unshuffle(images, patch_size(vae)).permute(0, 2, 3, 1).flatten(0, 2).double()
     mean = patches.mean(0)
     values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))

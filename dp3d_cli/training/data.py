@@ -1,8 +1,8 @@
 """Subjects to train on: images of one head from several cameras, behind one small interface.
 
-Procedural heads are made on the fly; a subject is a seed. The splits are disjoint ranges of seeds, so that no subject
-of the test set can be seen in training. Seeds below the training range are left to demonstrations and to the head in
-the camera conditions.
+Procedural heads are made on the fly; a subject is a seed. The splits are disjoint ranges of seeds, so that
+no subject of the test set can be seen in training. Seeds below the training range are left to
+demonstrations and to the head in the camera conditions.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ class ProceduralSubjects:
 def target_labels(count: int, rng: np.random.Generator) -> Tensor:
     """[V, 25] cameras of one group of views.
 
-    Half of the groups lie on a ring like EG3D's gen-videos trajectory with a random phase and random amplitudes, the
-    others are uniform in yaw +-0.6 and pitch -0.35..0.3 rad.
+    Half of the groups lie on a ring like EG3D's gen-videos trajectory with a random phase and random
+    amplitudes, the others are uniform in yaw +-0.6 and pitch -0.35..0.3 rad.
     """
     if rng.random() < 0.5:
         phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * rng.permutation(count) / count

@@ -1,6 +1,7 @@
 """Training shards after the codec: latents instead of images, with the augmentation built in.
 
-Colours and mirroring have to happen before encoding, so each subject is augmented once, here, and encoded once.
+Colours and mirroring have to happen before encoding, so each subject is augmented and
+encoded once, here.
 
     python -m dp3d_cli.training.latents --codec CODEC --shards DATA --output LATENTS
 """

@@ -1,10 +1,13 @@
 """One training loop for every stage: schedule, EMA, clipping, checkpoints, a log of JSON lines, exact resume.
 
-A stage gives a module, a map-style data set whose item `i` is the whole batch of step `i`, and a loss. Everything
-random in a step depends on (seed, step) alone, so a run that was killed and resumed passes through the same states
-as one that was not. The learning rate warms up, stays constant and decays linearly to zero over the last
-`decay_steps`: unlike a cosine, such a run can be prolonged or ended early by changing only `steps`.
+A stage gives a module, a map-style data set whose item `i` is the whole batch of step `i`, and a loss.
+Everything random in a step depends on (seed, step) alone, so a run that was killed and resumed passes
+through the same states as one that was not. The learning rate warms up, stays constant and decays linearly
+to zero over the last `decay_steps`: unlike a cosine, such a run can be prolonged or ended early by changing
+only `steps`.
 """
+
+from __future__ import annotations
 
 import json
 import logging
@@ -14,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -69,20 +72,13 @@ class LoopSettings:
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 BatchT = TypeVar("BatchT")
 
-
-class Loss(Protocol[ModuleT, BatchT]):  # type: ignore[misc]
-    """The loss of one batch."""
-
-    def __call__(
-        self, module: ModuleT, batch: BatchT, generator: torch.Generator
-    ) -> tuple[Tensor, Mapping[str, float]]:
-        """The scalar to minimise and further numbers for the log."""
-        ...
+Loss: TypeAlias = Callable[[ModuleT, BatchT, torch.Generator], tuple[Tensor, Mapping[str, float]]]
+"""(module, batch, the step's generator) -> the scalar to minimise and further numbers for the log."""
 
 
 def train(
     module: ModuleT,
-    batches: "Dataset[BatchT]",
+    batches: Dataset[BatchT],
     loss: Loss[ModuleT, BatchT],
     settings: LoopSettings,
     folder: Path,

@@ -1,19 +1,20 @@
 """Train the nano networks together: backbone, reference, camera and view attention, on procedural heads.
 
-There is no Stable Diffusion to start from at this size, and little time, so all networks learn at once; separate
-stages are for networks that start from a trained backbone. The backbone predicts velocity v. Two tasks share it:
+There is no Stable Diffusion to start from at this size, and little time, so all networks learn at once;
+separate stages are for networks that start from a trained backbone. The backbone predicts velocity v. Two
+tasks share it:
 
-- the mean pass (`mean_share` of the steps): at the noisiest timestep T, from x_T = sqrt(abar_T) E(proxy) without
-  noise, predict the clean views. Under a squared error the answer is their mean given all conditions; this is
-  what the default output uses.
+- the mean pass (`mean_share` of the steps): at the noisiest timestep T, from x_T = sqrt(abar_T) E(proxy)
+  without noise, predict the clean views. Under a squared error the answer is their mean given all conditions;
+  this is what the default output uses.
 - denoising: from x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise at a uniform t.
 
 Conditions are dropped at random, for the whole step (a dropped network is not run): the reference 10 %, the
-camera 10 %, the hint's content 10 % (denoising only), reference and camera together 5 %. The error of each latent
-channel counts in proportion to the channel's standard deviation, so that it is nearer to an error in pixels.
+camera 10 %, the hint's content 10 % (denoising only), reference and camera together 5 %. The error of each
+latent channel counts in proportion to the channel's standard deviation, so that it is nearer to one in
+pixels.
 
-    python -m dp3d_cli.training.nano --preset presets/train/nano.yaml --codec CODEC --shards DATA \
-        --latents LATENTS --output RUN
+`python -m dp3d_cli.training.nano --help` says how to start it; benchmarks/train_nano.sh has the whole way.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Images that teach the codec what pictures look like: dead leaves, generated textures, photographs.
 
-Dead leaves (overlapping shapes of power-law sizes) have the edge and scale statistics of natural images, so a
-codec trained on them carries over to photographs. Photographs come from a folder, or from those that scikit-image
-installs with itself. Every crop is a function of its random generator alone. Source of the idea: Lee, Mumford and
-Huang, "Occlusion models for natural images" (2001); the code is ours.
+Dead leaves (overlapping shapes of power-law sizes) have the edge and scale statistics of natural images, so
+a codec trained on them carries over to photographs. Photographs come from a folder, or from those that
+scikit-image installs with itself. Every crop is a function of its random generator alone. Source of the idea:
+Lee, Mumford and Huang, "Occlusion models for natural images" (2001); the code is ours.
 """
 
 import math
@@ -18,8 +18,9 @@ Image = npt.NDArray[np.uint8]
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png")
 INSTALLED_PHOTOS = (
-    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
-    "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png", "page.png", "rocket.jpg",
+    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+    "gravel.png", "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "motorcycle_right.png",
+    "page.png", "rocket.jpg",
 )  # fmt: skip
 _OCTAVES = 5
 
@@ -77,7 +78,7 @@ def noise_texture(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32
 def dead_leaves(size: int, rng: np.random.Generator) -> Image:
     """[size, size, 3]: overlapping textured discs, polygons and strokes, large ones first."""
     saturation = rng.uniform(0, 1) ** 2
-    canvas = _paint(noise_texture(size, rng), saturation, rng)
+    canvas: npt.NDArray[np.floating] = _paint(noise_texture(size, rng), saturation, rng)
     count = int(rng.integers(15, 120))
     radii = np.sort(np.minimum(size * 0.02 * (1 + rng.pareto(1.2, count)), size * 0.6))[::-1]
     scale = 8  # cv2 takes sub-pixel coordinates as fixed-point numbers with 3 fractional bits
@@ -86,9 +87,8 @@ def dead_leaves(size: int, rng: np.random.Generator) -> Image:
         mask = np.zeros((size, size), np.uint8)
         kind = rng.random()
         if kind < 0.45:
-            axes = radius * rng.uniform(0.3, 1.0, 2)
-            cv2.ellipse(mask, _fixed(centre, scale), _fixed(axes, scale), rng.uniform(0, 180), 0, 360, 255, -1,
-                        cv2.LINE_AA, 3)  # fmt: skip
+            middle, axes = _fixed(centre, scale), _fixed(radius * rng.uniform(0.3, 1.0, 2), scale)
+            cv2.ellipse(mask, middle, axes, rng.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA, 3)
         elif kind < 0.75:
             angles = np.sort(rng.uniform(0, 2 * math.pi, int(rng.integers(3, 8))))
             corners = centre + radius * np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -136,7 +136,8 @@ def recolour(image: npt.NDArray[np.uint8] | npt.NDArray[np.float32], rng: np.ran
 def _colour(saturation: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """[3] in 0..255: a random grey, tinted by up to `saturation`."""
     grey, vivid = rng.uniform(0, 255), rng.uniform(0, 255, 3)
-    return (grey + saturation * (vivid - vivid.mean())).astype(np.float32)
+    colour: npt.NDArray[np.float32] = (grey + saturation * (vivid - vivid.mean())).astype(np.float32)
+    return colour
 
 
 def _paint(
@@ -145,7 +146,8 @@ def _paint(
     first, second = _colour(saturation, rng), _colour(saturation, rng)
     if rng.random() < 0.6:
         second = first + (second - first) * rng.uniform(0.1, 0.5)
-    return first + (second - first) * texture[..., None]
+    painted: npt.NDArray[np.float32] = first + (second - first) * texture[..., None]
+    return painted
 
 
 def _fixed(point: npt.NDArray[np.float64], scale: int) -> tuple[int, int]:
