@@ -51,10 +51,14 @@ def run(
 
     Writes OUTPUT/aligned, cameras, proxy, views, video and report: the same files as the stages one by one.
     """
-    from dp3d_cli.core.faces.detect import load_detector
-    from dp3d_cli.core.faces.portrait import AlignOptions
     from dp3d_cli.core.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
     from dp3d_cli.core.presets import load_preset
+
+    resolved = load_preset(preset, override or ())
+    portraits = find_items(sources, flags, suffixes=IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+    # What follows pulls in torch: a wrong word above is answered before.
+    from dp3d_cli.core.faces.detect import load_detector
+    from dp3d_cli.core.faces.portrait import AlignOptions
     from dp3d_cli.stages.align import AlignStage
     from dp3d_cli.stages.chain import Chain, grouping
     from dp3d_cli.stages.evaluate.plan import Request
@@ -62,14 +66,13 @@ def run(
 
     chain = Chain(
         AlignStage(load_detector(backend.value), AlignOptions(align=align)),
-        load_preset(preset, override or ()),
+        resolved,
         grouping(references),
         parse_video_settings(formats, side_by_side),
         device,
     )
-    portraits = find_items(sources, flags, suffixes=IMAGE_SUFFIXES | VIDEO_SUFFIXES)
     with session(flags) as stages:
-        summaries = chain.run(portraits, output, stages)
+        summaries = chain.run(chain.choose(portraits, flags.options), output, stages)
         status = max(summary.exit_status for summary in summaries)
         if gt is not None and status in (0, 1) and not flags.options.dry_run:
             request = Request((output / "views", output / "proxy"), gt, references=output / "aligned")

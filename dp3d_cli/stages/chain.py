@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from dp3d_cli.core.cameras.trajectories import load_trajectory
@@ -17,6 +17,7 @@ from dp3d_cli.core.errors import UsageError
 from dp3d_cli.core.presets import Preset
 from dp3d_cli.stages.align import AlignStage
 from dp3d_cli.stages.engine.progress import Summary
+from dp3d_cli.stages.engine.run import RunOptions
 from dp3d_cli.stages.engine.stage import Item, Stage
 from dp3d_cli.stages.proxy import ProxyStage
 from dp3d_cli.stages.render_cams import ProceduralCameras, RenderCamsStage
@@ -31,9 +32,16 @@ class Runner(Protocol):
     """Runs one stage; the command line's session is one."""
 
     def run(
-        self, stage: Stage, items: Sequence[Item], output: Path, *, title: str, print_results: bool
+        self,
+        stage: Stage,
+        items: Sequence[Item],
+        output: Path,
+        *,
+        title: str,
+        print_results: bool,
+        select: bool,
     ) -> Summary:
-        """Run `stage` over `items` into `output`."""
+        """Run `stage` over `items` into `output`; `select` lets the engine take its shard's part of them."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,25 @@ class Chain:
     video: VideoSettings = field(default_factory=VideoSettings)
     device: str = "auto"
 
+    def choose(self, portraits: Sequence[Item], options: RunOptions) -> list[Item]:
+        """The portraits of this shard, within the limit.
+
+        All portraits of a subject are in one shard, and later stages follow from these items whatever their
+        own ids are, so that no shard waits for another.
+        """
+        return [
+            item
+            for item in portraits[: options.limit]
+            if options.shard.holds(
+                item.id if self.references == "file" else _folder_id(PurePosixPath(item.id))
+            )
+        ]
+
     def run(self, portraits: Sequence[Item], work: Path, runner: Runner) -> list[Summary]:
         """Run all stages until the end or an interrupt.
 
         Args:
-            portraits: items of the align stage.
+            portraits: items of the align stage, as `choose` left them.
             work: the work folder.
             runner: runs each stage.
 
@@ -72,7 +94,9 @@ class Chain:
         def run(stage: Stage, items: Sequence[Item], folder: str) -> bool:
             title = f"{len(summaries) + 1}/{len(folders)} {stage.name}"
             is_last = folder == "video"
-            summary = runner.run(stage, items, folders[folder], title=title, print_results=is_last)
+            summary = runner.run(
+                stage, items, folders[folder], title=title, print_results=is_last, select=False
+            )
             summaries.append(summary)
             return summary.interrupted_by is None
 
@@ -128,8 +152,8 @@ def subjects_of(aligned: Summary, folder: Path, references: Grouping) -> list[It
     for path in portraits:
         groups.setdefault(path.parent, []).append(path)
     return [
-        Item("subject" if parent == folder else parent.relative_to(folder).as_posix(), tuple(paths))
-        for parent, paths in sorted(groups.items())
+        Item(_folder_id(PurePosixPath(paths[0].relative_to(folder))), tuple(paths))
+        for _, paths in sorted(groups.items())
     ]
 
 
@@ -142,6 +166,11 @@ def grouping(references: str) -> Grouping:
     if references not in ("each", "folder"):
         raise UsageError(f"--references {references}: expected each or folder.")
     return "folder" if references == "folder" else "file"
+
+
+def _folder_id(portrait: PurePosixPath) -> str:
+    """Id of the subject that all portraits of a folder show; those at the top are one subject, too."""
+    return "subject" if portrait.parent == PurePosixPath(".") else portrait.parent.as_posix()
 
 
 def _finished(summary: Summary) -> set[str]:
