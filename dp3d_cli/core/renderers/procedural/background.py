@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dp3d_cli.core.renderers.procedural.features import step
@@ -50,5 +49,4 @@ def paint_background(subject: Subject, size: int, device: torch.device) -> Tenso
             inside = inside * step(y, top - soft, top + soft) * step(y, top + high + soft, top + high - soft)
             colour = torch.lerp(second, third, float(rng.random())) * float(rng.uniform(0.6, 1.2))
             image = torch.lerp(image, colour, inside * float(rng.uniform(0.5, 1)))
-    grain = F.interpolate(field(rng, (64, 64), (64, 64), device)[None, None], size=square, mode="nearest")[0]
-    return (image + 0.006 * grain).clamp(0, 1)
+    return image.clamp(0, 1)

@@ -225,7 +225,8 @@ def _relief(subject: Subject, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
         distance = (x - eye.x) ** 2 + (y - eye.y) ** 2
         temple = ((x - eye.x) * eye.side).clamp_min(0)
         ball = EYE_DEPTH - 11 * distance - 14 * temple * temple
-        cover = ball + 0.0035 - 0.035 * step(distance.sqrt(), 0.026, 0.046)
+        cover = ball + 0.0035 - 0.035 * step(distance.sqrt(), 0.024, 0.050)
+        cover = cover - 0.006 * step(lower - v, 0.1, 0.6)
         lidded = torch.logaddexp(z * 110, cover * 110) / 110 - 0.002
         crease = 0.004 * shape.lid_fold * torch.exp(-(((v - upper.clamp_min(0.1) - 0.26) / 0.06) ** 2))
         # The lower lid runs out into the cheek.
@@ -238,7 +239,8 @@ def _relief(subject: Subject, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
 
 def head_patch(subject: Subject, detail: float, device: torch.device) -> Patch:
     """Head, face and neck."""
-    rows, columns = round(330 * detail**0.5), round(300 * detail**0.5)
+    rows = round(330 * detail**0.5)
+    columns = 2 * round(150 * detail**0.5) + 1  # odd: one column is the middle of the face
     angle = front_angles(columns, device)
     position = loft(head_table(subject), rows, angle)
     columns_in_front = front_columns(columns)

@@ -144,7 +144,11 @@ def hair_patch(subject: Subject, detail: float, device: torch.device) -> Patch |
     size = (rows, columns)
     clumps = field(rng, (6, cut.locks), size, device) + 0.5 * field(rng, (9, 3 * cut.locks), size, device)
     if subject.hair.style == "curly":
-        clumps = clumps * 0.3 + field(rng, (34, 50), size, device) + 0.5 * field(rng, (70, 100), size, device)
+        clumps = (
+            clumps * 0.3
+            + 0.8 * field(rng, (30, 46), size, device, "bicubic")
+            + 0.4 * field(rng, (70, 100), size, device, "bicubic")
+        )
     blend = step(angle.abs(), math.pi - 0.25, math.pi - 0.05)  # the grid's ends meet at the back
     clumps = torch.lerp(clumps, 0.5 * (clumps + clumps.flip(1)), blend)
     keep = _kept(subject, cut, position, angle, rng)
@@ -155,9 +159,9 @@ def hair_patch(subject: Subject, detail: float, device: torch.device) -> Patch |
     wave = 0.007 * subject.hair.wave * torch.sin(position[1] * (50 + 30 * subject.hair.wave) + clumps)
     lift = cut.bumps * clumps * rise + (wave * low if hanging else 0)
     # Towards the hairline the shell comes down to the skin.
-    thickness = 0.5 * (cut.top + cut.side)
+    thickness = 0.75 * min(cut.side, 0.5 * cut.top)
     settle = (1 - step(keep, 0.0, 0.035)) * (1 - low if hanging else 1)
-    lift = lift * (1 - 0.7 * settle) - (thickness - 0.004) * settle * (subject.hair.style != "hat")
+    lift = lift * (1 - 0.7 * settle) - thickness * settle * (subject.hair.style != "hat")
     shell = Patch(
         "hat" if subject.hair.style == "hat" else "hair",
         position + outward * lift,

@@ -70,7 +70,8 @@ class ProceduralHead:
         self.device = torch.device(device)
         self.detail = detail
         self.landmarks: dict[str, Tensor] = {}
-        self.points, self.colours = self._build()
+        with torch.autocast(self.device.type, enabled=False):
+            self.points, self.colours = self._build()
 
     @property
     def parameters(self) -> dict[str, object]:
@@ -99,11 +100,12 @@ class ProceduralHead:
             raise ValueError(f"size {size} is not positive")
         labels = labels.to(self.device, torch.float32)
         factor = min(2, max(1, round(BASE_RESOLUTION * self.detail / size)))
-        backdrop = paint_background(self.subject, size, self.device)
-        views = [
-            resolve(splat(self.points, self.colours, label, size * factor), backdrop, size)
-            for label in labels
-        ]
+        with torch.autocast(self.device.type, enabled=False):
+            backdrop = paint_background(self.subject, size, self.device)
+            views = [
+                resolve(splat(self.points, self.colours, label, size * factor), backdrop, size)
+                for label in labels
+            ]
         if not views:
             empty = backdrop.new_zeros(0, 1, size, size)
             return Rendering(backdrop.new_zeros(0, 3, size, size), empty, empty)

@@ -76,9 +76,12 @@ def splat(points: Tensor, colours: Tensor, label: Tensor, resolution: int) -> Te
     cam2world = label[:16].reshape(4, 4)
     intrinsics = label[16:25].reshape(3, 3)
     world2cam = cam2world[:3, :3].T
-    projection = torch.cat([intrinsics[:2] * resolution, intrinsics[2:]]) @ world2cam
-    offset = -(projection @ cam2world[:3, 3:4])
-    image = torch.addmm(offset, projection, points)  # [3, N]: u z, v z, z
+    pixels = torch.cat([intrinsics[:2] * resolution, intrinsics[2:]])
+    projection = (pixels[:, :, None] * world2cam[None]).sum(1)
+    offset = -(projection * cam2world[:3, 3]).sum(1, keepdim=True)
+    # Written out, because a matrix product may be rounded to TF32 on a GPU: errors of half a pixel.
+    image = torch.addcmul(offset, projection[:, :1], points[:1])  # [3, N]: u z, v z, z
+    image.addcmul_(projection[:, 1:2], points[1:2]).addcmul_(projection[:, 2:], points[2:])
     depth = image[2]
     inverse = depth.clamp_min(NEAR).reciprocal()
     column = (image[0] * inverse).floor_()

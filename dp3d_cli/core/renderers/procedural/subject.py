@@ -291,7 +291,7 @@ def _draw_shape(rng: np.random.Generator, feminine: bool, age: float, child: boo
 
 
 def _draw_skin(rng: np.random.Generator, age: float, child: bool) -> Skin:
-    position = rng.beta(1.1, 1.3) * (len(SKIN_TONES) - 1)
+    position = rng.beta(0.95, 1.4) * (len(SKIN_TONES) - 1)
     i = min(int(position), len(SKIN_TONES) - 2)
     tone = _mix(SKIN_TONES[i], SKIN_TONES[i + 1], position - i)
     r, g, b = tone
@@ -383,7 +383,7 @@ def _draw_clothes(rng: np.random.Generator) -> Clothes:
     kinds: tuple[Literal["none", "round", "square", "dark"], ...] = ("none", "round", "square", "dark")
     return Clothes(
         garment=garments[int(rng.choice(5, p=[0.5, 0.12, 0.13, 0.17, 0.08]))],
-        colour=_hsv(rng, (0.0, 0.75), (0.08, 0.92)),
+        colour=_hsv(rng, (0.0, 0.35) if rng.random() < 0.6 else (0.3, 0.8), (0.08, 0.92)),
         second_colour=_hsv(rng, (0.0, 0.7), (0.1, 0.95)),
         neckline=float(rng.uniform(-0.02, 0.06)),
         v_neck=float(rng.uniform(0.02, 0.12)) if rng.random() < 0.4 else 0.0,
@@ -405,13 +405,13 @@ def _draw_light(rng: np.random.Generator) -> Light:
         sky=(ambient * (1 - tint * warm * 0.6), ambient, ambient * (1 + tint * warm)),
         ground=(ambient * 0.62, ambient * 0.55, ambient * 0.5),
         softness=float(rng.uniform(0.3, 1.0)),
-        exposure=float(rng.uniform(0.85, 1.2)),
+        exposure=float(rng.uniform(0.95, 1.3)),
     )
 
 
 def _draw_background(rng: np.random.Generator) -> Background:
     kinds: tuple[Backdrop, ...] = ("plain", "gradient", "blur", "pattern", "room")
-    saturation = (0.0, 0.35) if rng.random() < 0.6 else (0.2, 0.8)
+    saturation = (0.0, 0.3) if rng.random() < 0.78 else (0.2, 0.8)
     return Background(
         kind=kinds[int(rng.choice(5, p=[0.14, 0.2, 0.42, 0.08, 0.16]))],
         colours=tuple(_hsv(rng, saturation, (0.12, 0.95)) for _ in range(3)),  # type: ignore[arg-type]

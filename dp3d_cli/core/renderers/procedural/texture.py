@@ -337,8 +337,8 @@ def _paint_beard(face: FaceMap, subject: Subject, rng: np.random.Generator, devi
     )
     lip = lip * (1 - 0.5 * torch.exp(-((x / 0.006) ** 2)))
     amount = torch.maximum(jaw * hair.beard, lip * hair.moustache)
-    amount = (amount * (1.05 + 0.35 * grain)).clamp(0, 0.93)
-    colour = colour_column(hair.brow_colour, device) * (1 + 0.25 * grain)
+    amount = (amount * (1.08 + 0.20 * grain)).clamp(0, 0.93)
+    colour = colour_column(hair.brow_colour, device) * (1 + 0.30 * grain)
     everywhere = (slice(None), slice(None))
     face.mix(everywhere, colour, amount, gloss=0.05)
 
