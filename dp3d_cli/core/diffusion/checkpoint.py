@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,9 +52,11 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_pickle(path: Path) -> object:
     try:
-        content: object = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=True if zipfile.is_zipfile(path) else None
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            content: object = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=True if zipfile.is_zipfile(path) else None
+            )
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: refused, it holds more than tensors and reading it could run foreign code. "

@@ -83,7 +83,7 @@ class Denoiser:
 
     def reference_features(self, conditions: Conditions, timestep: int) -> ProjectedBank:
         """The references' keys and values at a timestep: serves all views and groups."""
-        latents = conditions.reference_latents.to(self.reference_unet.dtype)
+        latents = conditions.reference_latents.to(self.reference_unet.conv_in.weight.dtype)
         bank = self.reference_unet(
             latents, timestep, conditions.prompt, num_references=conditions.reference_latents.shape[0]
         )
@@ -95,7 +95,7 @@ class Denoiser:
     ) -> ControlResiduals:
         """Residuals of the control network for some views; `latents` are those views' only."""
         residuals: ControlResiduals = self.controlnet(
-            latents.to(self.controlnet.dtype),
+            latents.to(self.controlnet.conv_in.weight.dtype),
             timestep,
             conditions.prompt,
             hint_embedding=conditions.hint_embedding[list(views)],
@@ -126,7 +126,7 @@ class Denoiser:
         """
         hint = conditions.explicit_hint
         out: Tensor = self.unet(
-            latents.to(self.unet.dtype),
+            latents.to(self.unet.conv_in.weight.dtype),
             timestep,
             conditions.prompt,
             num_views=num_views,

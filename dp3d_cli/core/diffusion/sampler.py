@@ -6,6 +6,7 @@ alpha.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -114,7 +115,10 @@ def plan_timesteps(
         raise ValueError(f"noise strength {noise_strength} is outside [0, 1]")
     if not 1 <= num_inference_steps <= total:
         raise ValueError(f"{num_inference_steps} inference steps asked for; 1 to {total} are possible")
-    scheduler.set_timesteps(num_inference_steps)
+    with warnings.catch_warnings():
+        # diffusers' multistep solvers convert tensors in a way that NumPy 2 frowns upon.
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        scheduler.set_timesteps(num_inference_steps)
     if extra_steps and isinstance(scheduler, DDIMScheduler):
         offset = int(scheduler.config.steps_offset)
         spaced = torch.arange(offset, total, total // num_inference_steps)
