@@ -48,7 +48,7 @@ _TORSO_HEIGHT = (0.06, -0.17)  # z of the neck and shoulders: front, back
 _TORSO_TOP, _TORSO_FULL = -0.17, -0.27  # y where hair slab gives way to the torso slab
 _RIM_SHARE = 0.45  # of the way from the slab's front to its back: where both meet at the silhouette
 _RIM_RADIUS = 0.075  # width of the rounding at the silhouette
-_STEPS = 56  # marching steps through the template
+_STEPS = 36  # marching steps through the template
 _NEAR, _FAR = 0.16, -0.50  # height range of anything
 
 

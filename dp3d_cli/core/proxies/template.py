@@ -354,8 +354,9 @@ def _mirror_outward(image: Tensor, valid: Tensor, dim: int) -> Tensor:
 
 def _far_from(mask: Tensor, radius: float) -> Tensor:
     """1 where no foreground is within `radius` pixels, 0 where there is."""
-    window = 2 * round(radius) + 1
-    return (1 - functional.max_pool2d(mask, window, 1, window // 2)).clamp(0, 1)
+    reach = round(radius)
+    rows = functional.max_pool2d(mask, (2 * reach + 1, 1), 1, (reach, 0))
+    return (1 - functional.max_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach))).clamp(0, 1)
 
 
 def _enough(few: Tensor, many: Tensor) -> Tensor:
@@ -491,15 +492,14 @@ class _Scene:
     def thickness(self, rays: _Rays, distance: Tensor) -> Tensor:
         """[V, 1, S, S], positive inside the solid."""
         grid, height = self.project(rays, distance)
-        found = _sample(self.surfaces, grid)
-        # Beyond the canvas the border repeats, so a point there would count as inside: it is not.
-        outside = grid.abs().amax(-1).unsqueeze(1) > 1
-        return torch.minimum(found[:, :1] - height, height - found[:, 1:]).masked_fill(outside, -1.0)
+        # Beyond the canvas both surfaces are 0, and nothing is inside of that.
+        found = _sample(self.surfaces, grid, padding="zeros")
+        return torch.minimum(found[:, :1] - height, height - found[:, 1:])
 
     def towards(self, rays: _Rays) -> Tensor:
         """[V, 3, S, S] unit directions to the target's camera, axes (right, down, towards the reference)."""
-        axes = torch.tensor([-1.0, -1.0, 1.0], device=rays.step.device).view(1, 3, 1, 1)
-        return functional.normalize(rays.step, dim=1) * axes
+        x, y, z = rays.step.unbind(1)
+        return torch.stack([-x, -y, z], 1) / (x * x + y * y + z * z).sqrt().unsqueeze(1)
 
     def span(self, cameras: Tensor) -> tuple[Tensor, Tensor]:
         """Ray parameters [V, 1, 1, 1] between which each target camera's rays can meet the solid.
@@ -566,14 +566,14 @@ def _first_hits(scene: _Scene, cameras: Tensor, rays: _Rays, size: int) -> tuple
     return hit, inner
 
 
-def _sample(maps: Tensor, grid: Tensor) -> Tensor:
+def _sample(maps: Tensor, grid: Tensor, padding: str = "border") -> Tensor:
     """Bilinear samples of maps [1, C, h, w] at grids [V, S, S, 2] → [V, C, S, S]."""
     views, height, width, _ = grid.shape
     flat = functional.grid_sample(
         maps,
         grid.reshape(1, views * height, width, 2),
         mode="bilinear",
-        padding_mode="border",
+        padding_mode=padding,
         align_corners=False,
     )
     return flat.view(maps.shape[1], views, height, width).transpose(0, 1)
