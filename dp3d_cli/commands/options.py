@@ -14,8 +14,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, get_type_hints
+from typing import Annotated, Any, BinaryIO, Literal, get_type_hints
 
 import typer
 
@@ -33,6 +34,26 @@ Sources = Annotated[
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where results go; made if needed.")
+]
+
+
+class References(str, Enum):
+    """How portraits make subjects."""
+
+    each = "each"
+    folder = "folder"
+
+    @property
+    def group(self) -> Literal["file", "folder"]:
+        """The same in the engine's words."""
+        return "folder" if self is References.folder else "file"
+
+
+ReferencesOption = Annotated[
+    References,
+    typer.Option(
+        "--references", help="Each portrait is a subject, or all portraits of a folder show one subject."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Base seed; each item derives its own from it and its id.")]
 PresetName = Annotated[

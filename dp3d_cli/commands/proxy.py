@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dp3d_cli.commands.options import Output, RunFlags, Seed, Sources, batch_command
+from dp3d_cli.commands.options import (
+    Output,
+    References,
+    ReferencesOption,
+    RunFlags,
+    Seed,
+    Sources,
+    batch_command,
+)
 from dp3d_cli.commands.runner import execute, find_items
 from dp3d_cli.core.errors import UsageError
 
@@ -31,13 +39,6 @@ _Images = Annotated[
         help="Take proxies made elsewhere: a folder per portrait, named by its id, with an image per view.",
     ),
 ]
-_References = Annotated[
-    str,
-    typer.Option(
-        metavar="each|folder",
-        help="Each portrait is a subject, or all portraits of a folder show one subject.",
-    ),
-]
 
 
 @batch_command
@@ -49,7 +50,7 @@ def proxy(
     num_views: _NumViews = None,
     size: _Size = 256,
     images: _Images = None,
-    references: _References = "each",
+    references: ReferencesOption = References.each,
     seed: Seed = 0,
     flags: RunFlags,
 ) -> None:
@@ -63,12 +64,8 @@ def proxy(
 
     if size % 2:
         raise UsageError(f"--size {size}: must be even.")
-    if references not in ("each", "folder"):
-        raise UsageError(f"--references {references}: expected each or folder.")
     folder_cameras = Path(cameras) / "cameras.json"
     trajectory = load_trajectory(str(folder_cameras) if folder_cameras.is_file() else cameras, num_views)
     stage = ProxyStage(trajectory, size, seed, images)
-    items = find_items(
-        sources, flags, suffixes=IMAGE_SUFFIXES, group="folder" if references == "folder" else "file"
-    )
+    items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, group=references.group)
     execute(stage, stage.items_of(items), output, flags)

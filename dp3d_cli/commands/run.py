@@ -9,7 +9,17 @@ import typer
 
 from dp3d_cli.commands.align import Backend
 from dp3d_cli.commands.evaluate import report_scores
-from dp3d_cli.commands.options import Device, Output, Overrides, PresetName, RunFlags, Sources, batch_command
+from dp3d_cli.commands.options import (
+    Device,
+    Output,
+    Overrides,
+    PresetName,
+    References,
+    ReferencesOption,
+    RunFlags,
+    Sources,
+    batch_command,
+)
 from dp3d_cli.commands.runner import find_items, session
 
 
@@ -25,13 +35,7 @@ def run(
         bool,
         typer.Option("--align/--no-align", help="Place the face, or take the centre square as it is."),
     ] = True,
-    references: Annotated[
-        str,
-        typer.Option(
-            metavar="each|folder",
-            help="Each portrait is a subject, or all portraits of a folder show one subject.",
-        ),
-    ] = "each",
+    references: ReferencesOption = References.each,
     formats: Annotated[
         str, typer.Option("--format", metavar="FORMAT,...", help="Clips: any of mp4, gif, webm, sheet.")
     ] = "mp4",
@@ -60,14 +64,14 @@ def run(
     from dp3d_cli.core.faces.detect import load_detector
     from dp3d_cli.core.faces.portrait import AlignOptions
     from dp3d_cli.stages.align import AlignStage
-    from dp3d_cli.stages.chain import Chain, grouping
+    from dp3d_cli.stages.chain import Chain
     from dp3d_cli.stages.evaluate.plan import Request
     from dp3d_cli.stages.video import parse_video_settings
 
     chain = Chain(
         AlignStage(load_detector(backend.value), AlignOptions(align=align)),
         resolved,
-        grouping(references),
+        references.group,
         parse_video_settings(formats, side_by_side),
         device,
     )

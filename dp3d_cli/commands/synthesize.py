@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dp3d_cli.commands.options import Device, Output, Overrides, PresetName, RunFlags, Sources, batch_command
-from dp3d_cli.commands.runner import execute, find_items, reporting_errors
+from dp3d_cli.commands.options import (
+    Device,
+    Output,
+    Overrides,
+    PresetName,
+    References,
+    ReferencesOption,
+    RunFlags,
+    Sources,
+    batch_command,
+)
+from dp3d_cli.commands.runner import execute, find_items
 
 
 @batch_command
@@ -34,27 +44,19 @@ def synthesize(
             help="Proxies from `dp3d proxy`, or made elsewhere; by default made here from the preset.",
         ),
     ] = None,
-    references: Annotated[
-        str,
-        typer.Option(
-            metavar="each|folder",
-            help="Each portrait is a subject, or all portraits of a folder show one subject.",
-        ),
-    ] = "each",
+    references: ReferencesOption = References.each,
     device: Device = "auto",
 ) -> None:
     """Make novel views of aligned portraits with the diffusion core."""
-    with reporting_errors():
-        from dp3d_cli.core.images import IMAGE_SUFFIXES  # pulls in numpy and Pillow
-        from dp3d_cli.core.presets import load_preset
-        from dp3d_cli.stages.chain import grouping
-        from dp3d_cli.stages.synthesize import SynthesizeStage
-        from dp3d_cli.stages.targets import make_targets, read_targets
+    from dp3d_cli.core.images import IMAGE_SUFFIXES  # pulls in numpy and Pillow
+    from dp3d_cli.core.presets import load_preset
+    from dp3d_cli.stages.synthesize import SynthesizeStage
+    from dp3d_cli.stages.targets import make_targets, read_targets
 
-        resolved = load_preset(preset, override or ())
-        items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, group=grouping(references))
-        targets = (
-            read_targets(cameras, resolved.size) if cameras else make_targets(resolved.cameras, resolved.size)
-        )
-        stage = SynthesizeStage(resolved, targets, proxies, device)
-        execute(stage, stage.items_of(items), output, flags)
+    resolved = load_preset(preset, override or ())
+    items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, group=references.group)
+    targets = (
+        read_targets(cameras, resolved.size) if cameras else make_targets(resolved.cameras, resolved.size)
+    )
+    stage = SynthesizeStage(resolved, targets, proxies, device)
+    execute(stage, stage.items_of(items), output, flags)

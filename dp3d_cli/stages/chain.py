@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from dp3d_cli.core.cameras.trajectories import load_trajectory
-from dp3d_cli.core.errors import UsageError
 from dp3d_cli.core.presets import Preset
 from dp3d_cli.stages.align import AlignStage
 from dp3d_cli.stages.engine.progress import Summary
@@ -155,17 +154,6 @@ def subjects_of(aligned: Summary, folder: Path, references: Grouping) -> list[It
         Item(_folder_id(PurePosixPath(paths[0].relative_to(folder))), tuple(paths))
         for _, paths in sorted(groups.items())
     ]
-
-
-def grouping(references: str) -> Grouping:
-    """How discovery groups files for `--references`.
-
-    Raises:
-        UsageError: neither "each" nor "folder".
-    """
-    if references not in ("each", "folder"):
-        raise UsageError(f"--references {references}: expected each or folder.")
-    return "folder" if references == "folder" else "file"
 
 
 def _folder_id(portrait: PurePosixPath) -> str:
