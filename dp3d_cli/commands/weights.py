@@ -1,14 +1,19 @@
-"""dp3d weights: which weights are here, and whether they are what they should be."""
+"""dp3d weights: what is here, whether it is intact, and how the published weights get here."""
 
 from __future__ import annotations
 
+import secrets
+import shutil
+from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dp3d_cli.commands.screen import say
+from dp3d_cli.core.errors import UsageError
 
-app = typer.Typer(no_args_is_help=True, help="List, find and check weights.")
+app = typer.Typer(no_args_is_help=True, help="List, find, check and convert weights.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As in a preset's `weights`.")]
 
@@ -62,3 +67,57 @@ def verify(name: Name) -> None:
     if found:
         raise typer.Exit(1)
     typer.echo(f"{folder}: every file is as its manifest says")
+
+
+class NumberFormat(str, Enum):
+    """How converted weights are stored."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The published file (.th, .pt, .ckpt) or a safetensors file.", exists=True)
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", show_default=False, help="Folder to make; new."),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", show_default=False, help="Sizes, if not those of the released model."),
+    ] = None,
+    dtype: Annotated[NumberFormat, typer.Option(help="Number format of the result.")] = NumberFormat.float32,
+    max_shard_size: Annotated[str, typer.Option(help="Larger files are split.")] = "10GB",
+) -> None:
+    """Convert the published DiffPortrait3D checkpoint into a folder that presets can name.
+
+    Nothing in the file is executed, and every tensor is used or named as dropped.
+    """
+    if output.exists():
+        raise UsageError(f"{output}: exists already. Name a new folder.")
+    import torch
+
+    from dp3d_cli.core.diffusion.convert import convert_checkpoint
+    from dp3d_cli.core.weights.manifest import write_manifest
+
+    draft = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    try:
+        result = convert_checkpoint(
+            checkpoint,
+            draft,
+            config=config,
+            dtype=getattr(torch, dtype.value),
+            max_shard_size=max_shard_size,
+        )
+        write_manifest(draft)
+        draft.rename(output)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    say(f"{len(result.used)} tensors used, {len(result.dropped)} dropped:")
+    for reason in sorted(set(result.dropped.values())):
+        say(f"  {sum(why == reason for why in result.dropped.values())}: {reason}")
+    typer.echo(str(output))
