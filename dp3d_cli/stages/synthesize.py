@@ -131,7 +131,9 @@ class SynthesizeStage:
     def _proxies(self, item: Item, references: Sequence[Path]) -> ProxyPictures:
         if self.proxies is not None:
             return read_proxies(self.proxies, item.id, self.targets.view_names, self.preset.size)
-        return template_proxies(choose_reference(references), self.targets.labels, self.preset.size)
+        return template_proxies(
+            choose_reference(references), self.targets.labels, self.preset.size, seed=self.preset.seed
+        )
 
     def _views(
         self,
