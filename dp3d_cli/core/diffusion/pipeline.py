@@ -35,6 +35,9 @@ from dp3d_cli.core.diffusion.view_unet import ViewUNet
 Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
 """A tensor [N, 3, H, W] in [-1, 1], uint8 RGB arrays [N, H, W, 3], or PIL images. A single one may lack N."""
 
+HINT_SLICE = 8
+"""Camera conditions encoded at once: the first layers of their encoder work at full image resolution."""
+
 OutputType = Literal["pil", "np", "pt"]
 
 
@@ -169,9 +172,10 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         explicit_hint: Tensor | None = None,
     ) -> Conditions:
         """Gather what stays the same over all timesteps; camera conditions [V, 3, H, W] in [-1, 1]."""
+        cameras = torch.split(camera_conditions.to(self.controlnet.dtype), HINT_SLICE)
         return Conditions(
             reference_latents=reference_latents,
-            hint_embedding=self.controlnet.embed_hint(camera_conditions.to(self.controlnet.dtype)),
+            hint_embedding=torch.cat([self.controlnet.embed_hint(part) for part in cameras]),
             prompt=self.empty_prompt().to(self.unet.dtype),
             explicit_hint=explicit_hint,
         )

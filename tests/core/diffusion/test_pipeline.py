@@ -114,7 +114,7 @@ def test_no_work_is_done_twice(pipeline: DiffPortraitPipeline, monkeypatch: pyte
     assert reference == [1] * 3  # once per timestep, whatever the number of views
     assert control == [8] * 6  # two groups, conditional call only
     assert unet == [8] * 12
-    assert hints == [16]
+    assert hints == [8, 8]  # each view's camera once per portrait, in slices
 
 
 def test_guidance_of_one_skips_the_unconditional_call(
