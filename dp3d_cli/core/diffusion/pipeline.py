@@ -223,8 +223,8 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
                 it.
             refine_proxy: first replace the proxy by the network's estimate of the clean views at the noisiest
                 timestep.
-            proxy_detail: in [0, 1]: give back that share of what the codec loses of the proxy, where it is
-                trusted.
+            proxy_detail: in [0, 1]: share of the proxy itself in the views where it is trusted. 1 shows what
+                the portrait showed as sharply as the proxy does, and the networks' answer elsewhere.
             seed: base seed; each view derives its own from seed, `subject_id` and its name.
             subject_id: id of the portrait.
             view_names: V names; default "000", "001", ....
@@ -301,9 +301,8 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         )
         images = decode_latents(self.vae, latents)
         if proxy_detail and proxy_images is not None:
-            lost = proxy_images - decode_latents(self.vae, encode_images(self.vae, proxy_images))
-            trust = 1.0 if confidences is None else confidences.to(lost)
-            images = images + proxy_detail * trust * lost
+            trust = 1.0 if confidences is None else confidences.to(images)
+            images = images + proxy_detail * trust * (proxy_images - images)
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
 
     def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:
