@@ -21,16 +21,15 @@ from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.cameras.trajectories import gen_videos
 from dp3d_cli.core.diffusion.grouping import ViewGroup
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
-from dp3d_cli.core.faces.detect import load_detector
 from dp3d_cli.core.images import read_image
 from dp3d_cli.core.metrics.gradient_ncc import gradient_ncc
 from dp3d_cli.core.metrics.grain import grain
 from dp3d_cli.core.metrics.psnr import psnr
 from dp3d_cli.core.metrics.sharpness import sharpness
 from dp3d_cli.core.metrics.zncc import zncc
-from dp3d_cli.core.proxies.template import prepare, render, to_uint8
 from dp3d_cli.core.renderers.procedural import ProceduralHead
 from dp3d_cli.core.videos import read_frames
+from dp3d_cli.stages.proxy import template_proxies
 from dp3d_cli.training.cache import read_shard, shard_folders
 
 FACE = (slice(56, 196), slice(62, 194))
@@ -86,7 +85,7 @@ def synthesize(pipe, reference, cameras, proxies, confidence, coverage, options,
 
 def maps_of(maps: np.ndarray, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     full = torch.nn.functional.interpolate(
-        torch.from_numpy(np.asarray(maps)).float() / 255, size=(size, size), mode="bilinear"
+        torch.from_numpy(np.array(maps)).float() / 255, size=(size, size), mode="bilinear"
     )
     return full[:, :1], full[:, 1:]
 
@@ -104,7 +103,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="PNG: reference, then truth, proxy, refined.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pipe = DiffPortraitPipeline.from_pretrained(arguments.weights, torch_dtype=torch.float32)
+    pipe = DiffPortraitPipeline.from_pretrained(arguments.weights, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     group = ViewGroup(size=arguments.group, kind=arguments.kind)
     options = variants(arguments.variants)
@@ -145,19 +144,16 @@ def main() -> None:
         labels = torch.from_numpy(trajectory.labels)
         which = np.array([abs(camera.yaw) > 0.2 for camera in trajectory.cameras])
         conditions = ProceduralHead(1).render(labels, 256).image * 2 - 1
-        detector = load_detector("opencv")
         for folder in sorted(path.parent for path in arguments.portraits.glob("*/reference.png")):
             reference = read_image(folder / "reference.png")
-            box = detector.detect(reference)[0].box
-            prepared, _ = prepare(reference, tuple(box.as_list()), size=256)
-            proxy = render(prepared, labels)
+            made = template_proxies(folder / "reference.png", trajectory.labels, 256)
             truths = np.stack([
                 cv2.resize(frame, (256, 256), interpolation=cv2.INTER_AREA)
                 for frame in read_frames(folder / "official_views.mp4")
             ])  # fmt: skip
             small = cv2.resize(reference, (256, 256), interpolation=cv2.INTER_AREA)
-            maps = proxy.confidence, proxy.coverage
-            judge("portraits", folder.name, small, conditions, to_uint8(proxy.images), truths, *maps, which)
+            maps = [torch.from_numpy(m).float()[:, None] / 255 for m in (made.confidences, made.coverages)]
+            judge("portraits", folder.name, small, conditions, made.images, truths, *maps, which)
 
     summary: dict[str, dict] = {}
     for kind, rows in results.items():

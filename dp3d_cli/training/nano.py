@@ -23,12 +23,13 @@ import argparse
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -57,6 +58,11 @@ class NanoSettings:
         drop_both: share of steps without either.
         drop_hint: share of the denoising steps whose hint is empty.
         channel_weights: exponent of a latent channel's standard deviation in its loss weight.
+        max_misfit: subjects whose proxies agree worse than this with the truth where they are trusted are
+            left out (see `misfit`): they say too little about where the face is, and the mean over what is
+            not known is haze.
+        seen_weight: weight of the mean pass's error where the proxy is trusted, 1 where it is not. The
+            pipeline shows the proxy itself there (`proxy_detail`).
     """
 
     groups: tuple[tuple[int, int], ...] = ((2, 4), (1, 8))
@@ -66,6 +72,8 @@ class NanoSettings:
     drop_both: float = 0.05
     drop_hint: float = 0.1
     channel_weights: float = 1.0
+    max_misfit: float = 0.5
+    seen_weight: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,14 @@ class NanoBatches(Dataset[NanoBatch]):
         names = [folder.name for folder in shard_folders(latents)]
         self.latents: list[LatentShard] = [read_latents(latents / name) for name in names]
         self.cameras = [np.load(shards / name / "images.npy", mmap_mode="r") for name in names]
+        self.subjects = [
+            (number, subject)
+            for number, shard in enumerate(self.latents)
+            for subject, value in enumerate(misfit(shard))
+            if value <= settings.max_misfit
+        ]
+        if not self.subjects:
+            raise ValueError(f"No subject in {latents} has a misfit of at most {settings.max_misfit}.")
 
     def __len__(self) -> int:
         return self.steps
@@ -115,10 +131,9 @@ class NanoBatches(Dataset[NanoBatch]):
         return NanoBatch(references, images, proxies, maps, cameras, views)
 
     def _subject(self, views: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        number = int(rng.integers(len(self.latents)))
+        number, subject = self.subjects[int(rng.integers(len(self.subjects)))]
         shard = self.latents[number]
         subjects, available = shard.images.shape[:2]
-        subject = int(rng.integers(subjects))
         other = (subject + int(rng.integers(1, subjects))) % subjects
         chosen = rng.permutation(available)[:views]
         cameras = torch.from_numpy(self.cameras[number][other][chosen]).permute(0, 3, 1, 2).float() / 255
@@ -227,10 +242,14 @@ class NanoLoss:
         self, module: NanoNetworks, batch: NanoBatch, use_reference: bool, use_camera: bool
     ) -> tuple[Tensor, Mapping[str, float]]:
         estimate = mean_pass(module, batch, self.alphas, use_reference=use_reference, use_camera=use_camera)
-        error = ((estimate - batch.images).square() * self.weights).mean()
-        before = float(((batch.proxies - batch.images).square() * self.weights).mean())
-        now = float(error.detach())
+        error = self.mean_error(estimate, batch)
+        now, before = float(error.detach()), float(self.mean_error(batch.proxies, batch))
         return error, {"mean": now, "mean_of_proxy": now / before}
+
+    def mean_error(self, estimate: Tensor, batch: NanoBatch) -> Tensor:
+        """Weighted mean squared error of estimated clean latents [B * V, C, h, w]."""
+        trust = 1 - (1 - self.settings.seen_weight) * batch.maps[:, :1]
+        return ((estimate - batch.images).square() * self.weights * trust).mean()
 
 
 def mean_pass(
@@ -249,6 +268,18 @@ def mean_pass(
     velocity = module(sample, timesteps, batch, use_reference=use_reference, use_camera=use_camera)
     estimate: Tensor = alpha.sqrt() * sample - (1 - alpha).sqrt() * velocity
     return estimate
+
+
+def misfit(shard: LatentShard) -> NDArray[np.float64]:
+    """[K] per subject: the proxies' squared error over the truth's variance, on trusted parts of the head."""
+    values = []
+    for subject in range(len(shard.references)):
+        trust = (shard.maps[subject].astype(np.float32) / 255).prod(1, keepdims=True)
+        truth, proxy = (part[subject].astype(np.float32) for part in (shard.images, shard.proxies))
+        mean = (truth * trust).sum((0, 2, 3), keepdims=True) / max(float(trust.sum()), 1e-6)
+        error, variance = ((truth - other) ** 2 * trust for other in (proxy, mean))
+        values.append(float(error.sum()) / max(float(variance.sum()), 1e-6))
+    return np.array(values)
 
 
 def channel_deviation(latents: list[LatentShard]) -> Tensor:
@@ -300,7 +331,7 @@ def main() -> None:
     held_out = None
     if arguments.validation:
         shards, latents = arguments.validation
-        held_out = NanoBatches(shards, latents, NanoSettings(groups=((1, 8),)), seed=0, steps=16)
+        held_out = NanoBatches(shards, latents, replace(settings, groups=((1, 8),)), seed=0, steps=16)
 
     def validate(trained: NanoNetworks) -> dict[str, float]:
         assert held_out is not None
@@ -308,10 +339,7 @@ def main() -> None:
         for number in range(len(held_out)):
             batch = held_out[number]
             estimate = mean_pass(trained, batch, loss.alphas)
-            now, before = (
-                ((x - batch.images).square() * loss.weights).mean() for x in (estimate, batch.proxies)
-            )
-            numbers.append(float(now / before))
+            numbers.append(float(loss.mean_error(estimate, batch) / loss.mean_error(batch.proxies, batch)))
         return {"mean_of_proxy": sum(numbers) / len(numbers)}
 
     train(module, batches, loss, loop, arguments.output, validate if held_out else None)

@@ -1,0 +1,151 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from dp3d_cli.core.diffusion.configs import Sizes
+from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
+from dp3d_cli.training.cache import CacheSettings, Shard, face_box, make_shard, read_shard, write_shard
+from dp3d_cli.training.codec import principal_start, to_tensor
+from dp3d_cli.training.data import reference_label
+from dp3d_cli.training.latents import encode_shard, read_latents, write_latents
+from dp3d_cli.training.loop import LoopSettings, load_average, train
+from dp3d_cli.training.nano import (
+    NanoBatches,
+    NanoLoss,
+    NanoNetworks,
+    NanoSettings,
+    channel_deviation,
+    export,
+    mean_pass,
+    misfit,
+)
+from tests.core.diffusion.tiny import tiny_sizes
+from tests.training.subjects import FACE_POINTS, Ellipsoids
+from tests.training.test_codec import CODEC
+
+CACHE = CacheSettings(size=32, latent_size=8, subjects=3, views=4)
+SETTINGS = NanoSettings(groups=((2, 2), (1, 4)), max_misfit=1e9)
+
+
+def sizes() -> Sizes:
+    tiny = tiny_sizes(explicit_hint_channels=10)
+    return replace(
+        tiny,
+        trunk={**tiny.trunk, "in_channels": 8},
+        unet={**tiny.unet, "out_channels": 8},
+        vae=CODEC,
+    )
+
+
+@pytest.fixture(scope="module")
+def shard() -> Shard:
+    return make_shard(Ellipsoids(), 1, CACHE)
+
+
+@pytest.fixture(scope="module")
+def vae(shard: Shard) -> AutoencoderKL:
+    torch.manual_seed(0)
+    codec = AutoencoderKL(**CODEC).eval()
+    principal_start(codec, to_tensor(shard.images.reshape(-1, 32, 32, 3)))
+    return codec
+
+
+@pytest.fixture(scope="module")
+def data(shard: Shard, vae: AutoencoderKL, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    for number in range(2):
+        path = write_shard(folder / "shards", number, make_shard(Ellipsoids(), number, CACHE))
+        latents = encode_shard(vae, read_shard(path), np.random.default_rng(number))
+        write_latents(folder / "latents", path.name, latents)
+    return folder / "shards", folder / "latents"
+
+
+def test_a_shard_is_a_function_of_its_number(shard: Shard) -> None:
+    again = make_shard(Ellipsoids(), 1, CACHE)
+    for field in Shard.FIELDS:
+        np.testing.assert_array_equal(getattr(again, field), getattr(shard, field))
+    assert shard.images.shape == (3, 4, 32, 32, 3)
+    assert shard.maps.shape == (3, 4, 2, 8, 8)
+
+
+def test_shards_of_one_split_do_not_share_subjects(shard: Shard) -> None:
+    other = make_shard(Ellipsoids(), 2, CACHE)
+    assert not np.array_equal(shard.references[0], other.references[0])
+
+
+def test_the_face_box_surrounds_the_face_points() -> None:
+    label = reference_label(np.random.default_rng(0))[0]
+    x, y, width, height = face_box(FACE_POINTS, label, 256)
+    assert 40 < width < 250
+    assert x < 128 < x + width
+    assert y < 128 < y + height
+
+
+def test_mirroring_flips_latents_maps_and_camera_conditions(
+    shard: Shard, vae: AutoencoderKL, data: tuple[Path, Path]
+) -> None:
+    found = {True: False, False: False}
+    for seed in range(4):
+        encoded = encode_shard(vae, shard, np.random.default_rng(seed))
+        for subject, mirrored in enumerate(encoded.mirrored):
+            found[bool(mirrored)] = True
+            expected = shard.maps[subject][..., ::-1] if mirrored else shard.maps[subject]
+            np.testing.assert_array_equal(encoded.maps[subject], expected)
+    assert all(found.values())
+
+
+def test_batches_depend_on_seed_and_step_alone(data: tuple[Path, Path]) -> None:
+    first, second = (NanoBatches(*data, SETTINGS, seed=0, steps=10) for _ in range(2))
+    assert torch.equal(first[3].images, second[3].images)
+    assert torch.equal(first[3].cameras, second[3].cameras)
+    assert first[2].images.shape == (4, 8, 8, 8)
+    assert first[2].num_views == 2
+    assert first[3].num_views == 4
+    assert first[3].cameras.shape == (4, 3, 32, 32)
+
+
+def test_subjects_whose_proxies_do_not_fit_are_left_out(data: tuple[Path, Path]) -> None:
+    values = np.concatenate([misfit(read_latents(path)) for path in sorted(data[1].iterdir())])
+    limit = float(np.sort(values)[2])
+    batches = NanoBatches(*data, replace(SETTINGS, max_misfit=limit), seed=0, steps=1)
+    assert len(batches.subjects) == 3
+    with pytest.raises(ValueError, match="misfit"):
+        NanoBatches(*data, replace(SETTINGS, max_misfit=-1), seed=0, steps=1)
+
+
+def test_an_untrained_mean_pass_is_the_proxy(data: tuple[Path, Path]) -> None:
+    batches = NanoBatches(*data, SETTINGS, seed=0, steps=2)
+    loss = NanoLoss(SETTINGS, channel_deviation(batches.latents))
+    with torch.inference_mode():
+        estimate = mean_pass(NanoNetworks(sizes()), batches[0], loss.alphas)
+    torch.testing.assert_close(estimate, batches[0].proxies, atol=0.02, rtol=0.02)
+
+
+def test_training_lowers_the_loss_and_exports_a_pipeline(
+    data: tuple[Path, Path], vae: AutoencoderKL, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    module = NanoNetworks(sizes())
+    batches = NanoBatches(*data, SETTINGS, seed=0, steps=20)
+    loss = NanoLoss(SETTINGS, channel_deviation(batches.latents))
+
+    def error() -> float:
+        with torch.inference_mode():
+            return float(loss.mean_error(mean_pass(module, batches[1], loss.alphas), batches[1]))
+
+    before = error()
+    settings = LoopSettings(steps=20, decay_steps=6, warmup_steps=5, learning_rate=3e-3, workers=0)
+    train(module, batches, loss, settings, tmp_path / "run")
+    load_average(tmp_path / "run", module)
+    assert error() < 0.9 * before
+
+    vae.save_pretrained(tmp_path / "vae")
+    export(module, tmp_path / "vae", tmp_path / "nano")
+    pipeline = DiffPortraitPipeline.from_pretrained(tmp_path / "nano")
+    assert (tmp_path / "nano" / "manifest.json").is_file()
+    assert pipeline.config.mid_view_attention == "always"
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
