@@ -185,7 +185,10 @@ class SynthesizeStage:
 
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         pipeline: DiffPortraitPipeline = DiffPortraitPipeline.from_pretrained(
-            resolve(self.preset.weights), dtype=getattr(torch, self.preset.dtype), local_files_only=True
+            resolve(self.preset.weights),
+            dtype=getattr(torch, self.preset.dtype),
+            local_files_only=True,
+            low_cpu_mem_usage=False,  # would need accelerate
         )
         pipeline.scheduler = scheduler_named(self.preset.sampler.scheduler, pipeline.scheduler)
         pipeline.to(device)
