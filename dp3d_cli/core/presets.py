@@ -70,8 +70,7 @@ class SamplerSettings(_Section):
         noise_strength: 1 starts from fully noised 3D-aware latents; less starts later and keeps more of
             the proxy; 0 takes no denoising step.
         refine_proxy: replace the proxy by the network's one-pass estimate before `noise_strength` applies.
-        proxy_detail: how much of the codec's loss is put back where the proxy shows what the reference saw,
-            in [0, 1].
+        proxy_detail: share of the proxy itself in the views where it shows what the reference saw, in [0, 1].
         published_quirks: follow the released sampler where it departs from the paper (timesteps start at 1,
             noise in the last step, the run ends at the first alpha instead of one).
         view_group: how views are grouped.
