@@ -9,8 +9,10 @@ the true views are known and written beside them.
 import argparse
 from pathlib import Path
 
+import numpy as np
 import skimage.data
 import torch
+from numpy.typing import NDArray
 
 from dp3d_cli.core.cameras.camera import Camera, look_at_cam2world
 from dp3d_cli.core.cameras.trajectories import load_trajectory
@@ -18,7 +20,7 @@ from dp3d_cli.core.images import write_png
 from dp3d_cli.core.presets import load_preset
 from dp3d_cli.core.renderers.procedural import ProceduralHead
 
-FIRST_SEED = 9_000  # subjects that no training split contains
+SEEDS = (9_006, 9_002, 9_007, 9_015)  # subjects that no training split contains
 PORTRAIT_SIZE = 512
 
 
@@ -27,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("portraits", type=Path)
     parser.add_argument("truth", type=Path)
-    parser.add_argument("--heads", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=2, choices=range(len(SEEDS) + 1))
     parser.add_argument("--preset", default="nano")
     options = parser.parse_args()
 
@@ -38,7 +40,7 @@ def main() -> None:
     frontal = Camera(look_at_cam2world([0.0], [0.0])[0]).label
     for index in range(options.heads):
         name = f"procedural-{index}"
-        head = ProceduralHead(FIRST_SEED + index)
+        head = ProceduralHead(SEEDS[index], detail=PORTRAIT_SIZE / 256)
         portrait = head.render(torch.from_numpy(frontal)[None], PORTRAIT_SIZE).image
         write_png(options.portraits / f"{name}.png", _to_uint8(portrait)[0])
         views = head.render(torch.from_numpy(trajectory.labels), preset.size).image
@@ -48,8 +50,9 @@ def main() -> None:
             write_png(folder / f"{view}.png", image)
 
 
-def _to_uint8(images: torch.Tensor) -> "torch.Tensor":
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+def _to_uint8(images: torch.Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return pixels
 
 
 if __name__ == "__main__":
