@@ -29,7 +29,7 @@ ASTRONAUT = Image.fromarray(skimage.data.astronaut())
 def dp3d(*arguments: object, stdin: bytes = b"", cwd: Path = ROOT) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "dp3d_cli", *map(str, arguments)]
     return subprocess.run(
-        command, input=stdin, capture_output=True, cwd=cwd, env=environment(OMP_NUM_THREADS="2"), check=False
+        command, input=stdin, capture_output=True, cwd=cwd, env=environment(OMP_NUM_THREADS="1"), check=False
     )
 
 
@@ -175,7 +175,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bytes(
     chance = random.Random(0)
     for _ in range(4):
         process = subprocess.Popen(
-            [*command, *settings(tiny_weights)], cwd=ROOT, env=environment(OMP_NUM_THREADS="2"),
+            [*command, *settings(tiny_weights)], cwd=ROOT, env=environment(OMP_NUM_THREADS="1"),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         time.sleep(chance.uniform(2.0, 12.0))

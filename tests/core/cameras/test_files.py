@@ -265,3 +265,9 @@ def test_as_many_file_names_as_cameras_are_needed(tmp_path: Path) -> None:
         write_cameras(tmp_path / "cameras.json", gen_videos(3), ["a.png"])
     with pytest.raises(ValueError, match="1 file names for 3 cameras"):
         write_transforms(tmp_path / "transforms.json", gen_videos(3), 64, ["a.png"])
+
+
+def test_cameras_read_back_have_the_same_bytes(tmp_path: Path) -> None:
+    trajectory = gen_videos(2)  # its first camera has zeros of both signs
+    write_cameras(tmp_path / "cameras.json", trajectory)
+    assert read_cameras(tmp_path / "cameras.json").labels.tobytes() == trajectory.labels.tobytes()
