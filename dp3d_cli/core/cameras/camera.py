@@ -151,7 +151,8 @@ class Camera:
     def label(self) -> NDArray[np.float32]:
         """[25] float32, the EG3D label. It holds no -0, so that equal cameras have equal bytes."""
         label = np.concatenate([self.cam2world.ravel(), self.intrinsics.ravel()]).astype(np.float32)
-        return label + np.float32(0)
+        label += 0
+        return label
 
     @property
     def world2cam(self) -> Array:
