@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ class LoopSettings:
         clip_norm: largest gradient norm.
         log_every: steps between lines of the log; each line is the mean since the last.
         save_every: steps between checkpoints.
+        keep: steps whose checkpoints are also kept as `checkpoint-<step>.pt`.
         validate_every: steps between validations.
         workers: processes that make batches; 0 makes them in the training process.
         seed: of the batches and of everything random in a step.
@@ -58,6 +60,7 @@ class LoopSettings:
     clip_norm: float = 1.0
     log_every: int = 20
     save_every: int = 200
+    keep: tuple[int, ...] = ()
     validate_every: int = 200
     workers: int = 1
     seed: int = 0
@@ -139,7 +142,7 @@ def train(
         if validate is not None and (done % settings.validate_every == 0 or done == settings.steps):
             _log(folder, {"step": done, **_validate(module, parameters, ema, validate)})
             logged_at = time.perf_counter()
-        if done % settings.save_every == 0 or done == settings.steps:
+        if done % settings.save_every == 0 or done in settings.keep or done == settings.steps:
             _save(folder, done, module, optimizer, ema, settings)
             logged_at = time.perf_counter()
     return ema
@@ -150,13 +153,18 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % (1 << 63))
 
 
-def load_average(folder: Path, module: nn.Module) -> int:
-    """Fill `module` with the averaged weights of `folder`'s checkpoint and return its step.
+def load_average(path: Path, module: nn.Module) -> int:
+    """Fill `module` with the averaged weights of a checkpoint and return its step.
+
+    Args:
+        path: the checkpoint, or the folder of a run.
+        module: as it was trained.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
     """
-    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    file = path / CHECKPOINT if path.is_dir() else path
+    state = torch.load(file, map_location="cpu", weights_only=True)
     module.load_state_dict(state["module"])
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     ema = EMAModel(parameters)
@@ -212,6 +220,8 @@ def _save(
     draft = folder / f".{target.name}.{secrets.token_hex(4)}"
     try:
         torch.save(state, draft)
+        if step in settings.keep:
+            shutil.copyfile(draft, folder / f"{target.stem}-{step}{target.suffix}")
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)

@@ -20,9 +20,10 @@ pixels.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -289,6 +290,15 @@ def channel_deviation(latents: list[LatentShard]) -> Tensor:
     return torch.from_numpy(values.std((0, 2, 3)))
 
 
+def load_mean(paths: Sequence[Path], module: nn.Module) -> None:
+    """Fill `module` with the mean of the averaged weights of several checkpoints of one run."""
+    states = []
+    for path in paths:
+        load_average(path, module)
+        states.append({name: value.clone() for name, value in module.state_dict().items()})
+    module.load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
+
+
 def export(module: NanoNetworks, codec: Path, folder: Path) -> None:
     """Write a pipeline folder in half precision, with its manifest."""
     pipeline = DiffPortraitPipeline(
@@ -302,6 +312,12 @@ def export(module: NanoNetworks, codec: Path, folder: Path) -> None:
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # where the codec lay on this machine
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes files that only their owner can read
     write_manifest(folder)
 
 
@@ -314,7 +330,8 @@ def main() -> None:
     parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--validation", type=Path, nargs=2, metavar=("SHARDS", "LATENTS"))
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--export-only", type=Path, help="Write the checkpoint's average here and stop.")
+    parser.add_argument("--export", type=Path, help="Write a pipeline folder here instead of training.")
+    parser.add_argument("--mean-of", type=Path, nargs="+", help="Checkpoints whose mean is exported.")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -322,9 +339,9 @@ def main() -> None:
     settings, loop = build(NanoSettings, preset["step"]), build(LoopSettings, preset["loop"])
     torch.manual_seed(loop.seed)
     module = NanoNetworks(nano())
-    if arguments.export_only:
-        load_average(arguments.output, module)
-        export(module, arguments.codec, arguments.export_only)
+    if arguments.export:
+        load_mean(arguments.mean_of or [arguments.output], module)
+        export(module, arguments.codec, arguments.export)
         return
     batches = NanoBatches(arguments.shards, arguments.latents, settings, loop.seed, loop.steps)
     loss = NanoLoss(settings, channel_deviation(batches.latents))

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL
 
 from dp3d_cli.core.diffusion.configs import Sizes
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
+from dp3d_cli.core.weights.manifest import problems
 from dp3d_cli.training.cache import CacheSettings, Shard, face_box, make_shard, read_shard, write_shard
 from dp3d_cli.training.codec import principal_start, to_tensor
 from dp3d_cli.training.data import reference_label
@@ -146,6 +147,8 @@ def test_training_lowers_the_loss_and_exports_a_pipeline(
     vae.save_pretrained(tmp_path / "vae")
     export(module, tmp_path / "vae", tmp_path / "nano")
     pipeline = DiffPortraitPipeline.from_pretrained(tmp_path / "nano")
-    assert (tmp_path / "nano" / "manifest.json").is_file()
+    assert problems(tmp_path / "nano") == []
+    texts = [path.read_text() for path in (tmp_path / "nano").rglob("*.json")]
+    assert not any(str(tmp_path) in text for text in texts)
     assert pipeline.config.mid_view_attention == "always"
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
