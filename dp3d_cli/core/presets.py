@@ -71,6 +71,7 @@ class SamplerSettings(_Section):
             the proxy; 0 takes no denoising step.
         refine_proxy: replace the proxy by the network's one-pass estimate before `noise_strength` applies.
         proxy_detail: share of the proxy itself in the views where it shows what the reference saw, in [0, 1].
+        proxy_elsewhere: the same share where it shows what the reference did not see.
         published_quirks: follow the released sampler where it departs from the paper (timesteps start at 1,
             noise in the last step, the run ends at the first alpha instead of one).
         view_group: how views are grouped.
@@ -83,6 +84,7 @@ class SamplerSettings(_Section):
     noise_strength: float = Field(default=1.0, ge=0.0, le=1.0)
     refine_proxy: bool = False
     proxy_detail: float = Field(default=0.0, ge=0.0, le=1.0)
+    proxy_elsewhere: float = Field(default=0.0, ge=0.0, le=1.0)
     published_quirks: bool = False
     view_group: ViewGroupSettings = ViewGroupSettings()
 

@@ -159,6 +159,7 @@ class SynthesizeStage:
             noise_strength=sampler.noise_strength,
             refine_proxy=sampler.refine_proxy,
             proxy_detail=sampler.proxy_detail,
+            proxy_elsewhere=sampler.proxy_elsewhere,
             seed=self.preset.seed,
             subject_id=subject_id,
             view_names=self.targets.view_names,

@@ -196,6 +196,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         noise_strength: float = 1.0,
         refine_proxy: bool = False,
         proxy_detail: float = 0.0,
+        proxy_elsewhere: float = 0.0,
         seed: int = 0,
         subject_id: str = "",
         view_names: Sequence[str] | None = None,
@@ -225,6 +226,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
                 timestep.
             proxy_detail: in [0, 1]: share of the proxy itself in the views where it is trusted. 1 shows what
                 the portrait showed as sharply as the proxy does, and the networks' answer elsewhere.
+            proxy_elsewhere: in [0, 1]: the same share where the proxy is not trusted at all.
             seed: base seed; each view derives its own from seed, `subject_id` and its name.
             subject_id: id of the portrait.
             view_names: V names; default "000", "001", ....
@@ -248,9 +250,10 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         proxy_images = None if proxies is None else to_image_tensor(proxies, device)
         views = cameras.shape[0]
         self._check_sizes(reference_images, cameras, proxy_images)
-        if proxy_images is None and (noise_strength < 1 or refine_proxy or proxy_detail):
+        if proxy_images is None and (noise_strength < 1 or refine_proxy or proxy_detail or proxy_elsewhere):
             raise ValueError(
-                "noise_strength < 1, refine_proxy and proxy_detail start from proxies: none were given"
+                "noise_strength < 1, refine_proxy, proxy_detail and proxy_elsewhere start from proxies: "
+                "none were given"
             )
         names = [f"{view:03d}" for view in range(views)] if view_names is None else list(view_names)
         if generators is None:
@@ -300,9 +303,10 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             callback=callback,
         )
         images = decode_latents(self.vae, latents)
-        if proxy_detail and proxy_images is not None:
+        if proxy_images is not None:
             trust = 1.0 if confidences is None else confidences.to(images)
-            images = images + proxy_detail * trust * (proxy_images - images)
+            share = proxy_elsewhere + (proxy_detail - proxy_elsewhere) * trust
+            images = images + share * (proxy_images - images)
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
 
     def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:

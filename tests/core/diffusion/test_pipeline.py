@@ -199,6 +199,18 @@ def test_proxy_detail_gives_back_what_the_codec_loses_where_the_proxy_is_trusted
     with torch.no_grad():
         decoded = decode_latents(pipeline.vae, encode_images(pipeline.vae, proxies)).clamp(-1, 1)
     torch.testing.assert_close(blended[:, :, 8:], decoded[:, :, 8:], atol=1e-5, rtol=1e-4)
+    mixed = pipeline(
+        REFERENCE,
+        random_images(2),
+        proxies,
+        confidences=trust,
+        proxy_detail=1.0,
+        proxy_elsewhere=0.25,
+        **options,
+    ).images
+    torch.testing.assert_close(mixed[:, :, :8], proxies[:, :, :8], atol=1e-5, rtol=1e-4)
+    expected = 0.75 * decoded + 0.25 * proxies
+    torch.testing.assert_close(mixed[:, :, 8:], expected[:, :, 8:], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["dpm-solver++", "unipc"])
