@@ -14,7 +14,7 @@ import skimage.data
 import torch
 from numpy.typing import NDArray
 
-from dp3d_cli.core.cameras.camera import Camera, look_at_cam2world
+from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.cameras.trajectories import load_trajectory
 from dp3d_cli.core.images import write_png
 from dp3d_cli.core.presets import load_preset
@@ -37,7 +37,7 @@ def main() -> None:
     write_png(options.portraits / "astronaut.png", skimage.data.astronaut())
     preset = load_preset(options.preset)
     trajectory = load_trajectory(preset.cameras.trajectory, preset.cameras.num_views)
-    frontal = Camera(look_at_cam2world([0.0], [0.0])[0]).label
+    frontal = Camera.look_at(0.0, 0.0).label
     for index in range(options.heads):
         name = f"procedural-{index}"
         head = ProceduralHead(SEEDS[index], detail=PORTRAIT_SIZE / 256)
