@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from diffusers.utils import logging
 
 from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.cameras.trajectories import gen_videos
@@ -96,15 +97,17 @@ def main() -> None:
     parser.add_argument("--shards", type=Path)
     parser.add_argument("--portraits", type=Path)
     parser.add_argument("--heads", type=int, default=1000)
-    parser.add_argument("--variants", nargs="*", default=["mean:proxy_detail=1"])
+    parser.add_argument("--variants", nargs="*", default=["default:proxy_detail=1,proxy_elsewhere=0.3"])
     parser.add_argument("--group", type=int, default=4)
     parser.add_argument("--kind", default="strided")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--sheet", type=Path, help="PNG: reference, then truth, proxy, refined.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pipe = DiffPortraitPipeline.from_pretrained(arguments.weights, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
+    logging.disable_progress_bar()
+    pipe = DiffPortraitPipeline.from_pretrained(
+        arguments.weights, dtype=torch.float32, low_cpu_mem_usage=False
+    )
     group = ViewGroup(size=arguments.group, kind=arguments.kind)
     options = variants(arguments.variants)
     results: dict[str, list] = {"heads": [], "portraits": []}

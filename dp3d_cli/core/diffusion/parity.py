@@ -200,7 +200,7 @@ def replay_fixture(folder: Path, weights: Path | None = None) -> dict[str, objec
             config=folder / "config.json",
             empty_prompt=recorded["in.context"],
         )
-        pipeline = DiffPortraitPipeline.from_pretrained(converted)
+        pipeline = DiffPortraitPipeline.from_pretrained(converted, low_cpu_mem_usage=False)
     quantities: dict[str, dict[str, float | bool]] = {}
     for name, found in Replay(pipeline, recorded, config).quantities():
         if name in recorded:
