@@ -56,7 +56,9 @@ def synthesize(
     resolved = load_preset(preset, override or ())
     items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, group=references.group)
     targets = (
-        read_targets(cameras, resolved.size) if cameras else make_targets(resolved.cameras, resolved.size)
+        read_targets(cameras, resolved.size)
+        if cameras
+        else make_targets(resolved.cameras, resolved.size, device=device)
     )
     stage = SynthesizeStage(resolved, targets, proxies, device)
     execute(stage, stage.items_of(items), output, flags)

@@ -21,7 +21,7 @@ from dp3d_cli.stages.engine.stage import Item, Stage
 from dp3d_cli.stages.proxy import ProxyStage
 from dp3d_cli.stages.render_cams import ProceduralCameras, RenderCamsStage
 from dp3d_cli.stages.synthesize import SynthesizeStage
-from dp3d_cli.stages.targets import read_targets
+from dp3d_cli.stages.targets import make_targets, read_targets
 from dp3d_cli.stages.video import VideoSettings, VideoStage
 
 Grouping = Literal["file", "folder"]
@@ -70,9 +70,7 @@ class Chain:
         return [
             item
             for item in portraits[: options.limit]
-            if options.shard.holds(
-                item.id if self.references == "file" else _folder_id(PurePosixPath(item.id))
-            )
+            if options.shard.holds(_subject_id(PurePosixPath(item.id), self.references))
         ]
 
     def run(self, portraits: Sequence[Item], work: Path, runner: Runner) -> list[Summary]:
@@ -115,19 +113,20 @@ class Chain:
             return summaries
         subjects = [subject for subject in subjects if subject.id in _finished(summaries[-1])]
 
-        if not (cameras / "cameras.json").is_file():  # a dry run, before there are any
-            return summaries
-        targets = read_targets(cameras, preset.size)
+        if (cameras / "cameras.json").is_file():
+            targets = read_targets(cameras, preset.size)
+        else:  # a dry run, before there are any
+            targets = make_targets(preset.cameras, preset.size, device=self.device)
         synthesize = SynthesizeStage(preset, targets, folders["proxy"], self.device)
         if not run(synthesize, synthesize.items_of(subjects), "views"):
             return summaries
         subjects = [subject for subject in subjects if subject.id in _finished(summaries[-1])]
 
         video = VideoStage(self.video, folders["aligned"], folders["proxy"])
-        described = [
-            Item(subject.id, (folders["views"] / subject.id / "views.json",)) for subject in subjects
-        ]
-        run(video, video.items_of(described), "video")
+        described = {subject.id: folders["views"] / subject.id / "views.json" for subject in subjects}
+        there = [Item(name, (path,)) for name, path in described.items() if path.is_file()]
+        coming = [Item(name, ()) for name, path in described.items() if not path.is_file()]  # a dry run
+        run(video, [*video.items_of(there), *coming], "video")
         return summaries
 
 
@@ -140,26 +139,28 @@ def subjects_of(aligned: Summary, folder: Path, references: Grouping) -> list[It
         references: how portraits make subjects.
 
     Returns:
-        One item per portrait, or one per folder of portraits; ids are paths below `folder`.
+        One item per portrait, or one per folder of portraits; ids are paths below `folder`. In a dry run also
+        one without inputs for each that there will be.
     """
+    coming = [PurePosixPath(outcome.id) for outcome in aligned.outcomes if outcome.status == "would-run"]
     portraits = sorted(
         path for outcome in aligned.outcomes for path in outcome.outputs if path.suffix == ".png"
     )
-    if references == "file":
-        return [Item(path.relative_to(folder).with_suffix("").as_posix(), (path,)) for path in portraits]
-    groups: dict[Path, list[Path]] = {}
+    groups: dict[str, list[Path]] = {}
     for path in portraits:
-        groups.setdefault(path.parent, []).append(path)
-    return [
-        Item(_folder_id(PurePosixPath(paths[0].relative_to(folder))), tuple(paths))
-        for _, paths in sorted(groups.items())
-    ]
+        portrait = PurePosixPath(path.relative_to(folder)).with_suffix("")
+        groups.setdefault(_subject_id(portrait, references), []).append(path)
+    for portrait in coming:
+        groups.setdefault(_subject_id(portrait, references), [])
+    return [Item(name, tuple(paths)) for name, paths in sorted(groups.items())]
 
 
-def _folder_id(portrait: PurePosixPath) -> str:
-    """Id of the subject that all portraits of a folder show; those at the top are one subject, too."""
+def _subject_id(portrait: PurePosixPath, references: Grouping) -> str:
+    """The subject that a portrait shows: itself, or its folder; portraits at the top are one subject, too."""
+    if references == "file":
+        return portrait.as_posix()
     return "subject" if portrait.parent == PurePosixPath(".") else portrait.parent.as_posix()
 
 
 def _finished(summary: Summary) -> set[str]:
-    return {outcome.id for outcome in summary.outcomes if outcome.status in ("done", "skipped")}
+    return {outcome.id for outcome in summary.outcomes if outcome.status != "failed"}

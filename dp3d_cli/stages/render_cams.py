@@ -161,12 +161,9 @@ class RenderCamsStage:
         if isinstance(self.backend, ImageCameras):
             chosen = self._chosen(self.backend)
             return self.backend.images.read(chosen, self.size, centre_crop=self.backend.centre_crop)
-        import torch
-
         from dp3d_cli.core.renderers.conditions import render_conditions
 
         assert self.trajectory is not None
-        device = self.backend.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return render_conditions(self.trajectory, self.size, seed=self.backend.seed, device=device)
+        return render_conditions(
+            self.trajectory, self.size, seed=self.backend.seed, device=self.backend.device
+        )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dp3d_cli import __version__
 from dp3d_cli.core.cameras.files import write_transforms
 from dp3d_cli.core.contact_sheet import contact_sheet
+from dp3d_cli.core.devices import torch_device
 from dp3d_cli.core.errors import InputError
 from dp3d_cli.core.images import read_image, resize, write_png
 from dp3d_cli.core.presets import Preset, as_settings
@@ -184,7 +185,6 @@ class SynthesizeStage:
 
         logging.disable_progress_bar()
 
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         pipeline: DiffPortraitPipeline = DiffPortraitPipeline.from_pretrained(
             resolve(self.preset.weights),
             dtype=getattr(torch, self.preset.dtype),
@@ -192,7 +192,7 @@ class SynthesizeStage:
             low_cpu_mem_usage=False,  # would need accelerate
         )
         pipeline.scheduler = scheduler_named(self.preset.sampler.scheduler, pipeline.scheduler)
-        pipeline.to(device)
+        pipeline.to(torch_device(self.device))
         return pipeline
 
     def _description(self, subject_id: str, references: Sequence[Path]) -> dict[str, Json]:

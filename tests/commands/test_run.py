@@ -237,3 +237,13 @@ def test_an_empty_folder_is_wrong_usage(tmp_path: Path) -> None:
     result = dp3d("run", tmp_path / "empty", "-o", tmp_path / "out")
     assert result.returncode == 2
     assert str(tmp_path / "empty").encode() in result.stderr
+
+
+def test_a_dry_run_says_what_would_happen_and_touches_nothing(
+    two_photos: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    result = dp3d("run", two_photos, "-o", tmp_path / "work", "--dry-run", *settings(tiny_weights))
+    assert result.returncode == 0, result.stderr.decode()
+    assert result.stdout.decode().splitlines() == ["would-run\tbob", "would-run\tteam/anna"]
+    assert f"weights: {tiny_weights}" in result.stderr.decode()
+    assert not (tmp_path / "work").exists()

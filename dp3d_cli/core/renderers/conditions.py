@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dp3d_cli.core.cameras.camera import Trajectory
+from dp3d_cli.core.devices import torch_device
 from dp3d_cli.core.renderers.procedural import ProceduralHead
 
 _BATCH = 8  # views rendered at a time; they do not influence one another
@@ -26,14 +27,15 @@ def render_conditions(
         trajectory: the cameras.
         size: width and height [px].
         seed: identity of the head, >= 0.
-        device: torch device that renders; no part of the result.
+        device: torch device that renders, or "auto"; no part of the result.
 
     Yields:
         uint8 [size, size, 3] RGB.
     """
     detail = min(8.0, max(0.1, size / 256))  # surface samples enough for this size
-    head = ProceduralHead(seed, device=device, detail=detail)
-    labels = torch.from_numpy(trajectory.labels).to(device)
+    where = torch_device(device)
+    head = ProceduralHead(seed, device=where, detail=detail)
+    labels = torch.from_numpy(trajectory.labels).to(where)
     for start in range(0, len(labels), _BATCH):
         images = head.render(labels[start : start + _BATCH], size).image
         pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
