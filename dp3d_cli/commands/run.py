@@ -21,6 +21,7 @@ from dp3d_cli.commands.options import (
     batch_command,
 )
 from dp3d_cli.commands.runner import find_items, session
+from dp3d_cli.commands.screen import say
 
 
 @batch_command
@@ -75,8 +76,11 @@ def run(
         parse_video_settings(formats, side_by_side),
         device,
     )
+    chosen = chain.choose(portraits, flags.options)
+    for note in () if flags.quiet else flags.options.shard.note:
+        say(f"{note}: {len(chosen)} of {len(portraits)} items")
     with session(flags) as stages:
-        summaries = chain.run(chain.choose(portraits, flags.options), output, stages)
+        summaries = chain.run(chosen, output, stages)
         status = max(summary.exit_status for summary in summaries)
         if gt is not None and status in (0, 1) and not flags.options.dry_run:
             request = Request((output / "views", output / "proxy"), gt, references=output / "aligned")

@@ -123,7 +123,7 @@ def test_bad_files_are_answered_and_all_others_become_views(
 def two_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("input") / "photos"
     (folder / "team").mkdir(parents=True)
-    ASTRONAUT.save(folder / "team" / "anna.png")
+    ASTRONAUT.save(folder / "team" / "dora.png")
     ASTRONAUT.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "bob.jpg")
     return folder
 
@@ -136,7 +136,7 @@ def undisturbed(
     work = tmp_path_factory.mktemp("undisturbed") / "work"
     result = dp3d("run", two_photos, "-o", work, *settings(tiny_weights))
     assert result.returncode == 0, result.stderr.decode()
-    assert result.stdout.decode().split() == [f"{work}/video/bob.mp4", f"{work}/video/team/anna.mp4"]
+    assert result.stdout.decode().split() == [f"{work}/video/bob.mp4", f"{work}/video/team/dora.mp4"]
     return snapshot(work)
 
 
@@ -163,6 +163,7 @@ def test_shards_together_make_the_same_files(
     for shard in ("1/2", "0/2"):
         result = dp3d("run", two_photos, "-o", work, "--shard", shard, *settings(tiny_weights))
         assert result.returncode == 0, result.stderr.decode()
+        assert f"shard {shard} (--shard): 1 of 2 items" in result.stderr.decode()
     assert snapshot(work) == undisturbed
 
 
@@ -194,7 +195,7 @@ def test_stages_work_in_a_pipeline(two_photos: Path, tiny_weights: Path, tmp_pat
         "synthesize", "-", "-o", tmp_path / "views", "--json", *settings(tiny_weights), stdin=aligned.stdout
     )
     assert views.returncode == 0, views.stderr.decode()
-    assert [line["id"] for line in json_lines(views)] == ["bob", "team/anna"]
+    assert [line["id"] for line in json_lines(views)] == ["bob", "team/dora"]
 
 
 def test_other_settings_are_refused_with_the_difference(
@@ -244,6 +245,6 @@ def test_a_dry_run_says_what_would_happen_and_touches_nothing(
 ) -> None:
     result = dp3d("run", two_photos, "-o", tmp_path / "work", "--dry-run", *settings(tiny_weights))
     assert result.returncode == 0, result.stderr.decode()
-    assert result.stdout.decode().splitlines() == ["would-run\tbob", "would-run\tteam/anna"]
+    assert result.stdout.decode().splitlines() == ["would-run\tbob", "would-run\tteam/dora"]
     assert f"weights: {tiny_weights}" in result.stderr.decode()
     assert not (tmp_path / "work").exists()

@@ -385,6 +385,4 @@ def _make_folder(output: Path) -> None:
 
 
 def _note(options: RunOptions) -> str:
-    shard = f"shard {options.shard}" if options.shard.count > 1 else "no shards"
-    source = f" ({options.shard.source})" if options.shard.source else ""
-    return f"dp3d {__version__} on {where()}; {shard}{source}"
+    return "; ".join([f"dp3d {__version__} on {where()}", *options.shard.note])

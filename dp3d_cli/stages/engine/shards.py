@@ -59,6 +59,13 @@ class Shard:
         """Whether this shard does the item."""
         return shard_of(item_id, self.count) == self.index
 
+    @property
+    def note(self) -> tuple[str, ...]:
+        """What the log says of it: which shard and who chose it; nothing if nobody asked for shards."""
+        if self.count == 1 and not self.source:
+            return ()
+        return (f"shard {self} ({self.source})" if self.source else f"shard {self}",)
+
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
