@@ -43,9 +43,11 @@ def find_items(
     found = discover(sources, suffixes=suffixes, names=names, group=group, root=flags.root, null=flags.null)
     for warning in found.warnings:
         log.warning("%s", printable(warning))
-    if found.ignored and not flags.quiet:
-        shown = ", ".join(printable(path.name) for path in found.ignored[:3])
-        more = f" and {len(found.ignored) - 3} more" if len(found.ignored) > 3 else ""
+    # Beside our own portraits and views lie JSON files that describe them.
+    foreign = [path for path in found.ignored if path.suffix.lower() != ".json"]
+    if foreign and not flags.quiet:
+        shown = ", ".join(printable(path.name) for path in foreign[:3])
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         say(f"Passed over as files of another kind: {shown}{more}")
     return found.items
 
