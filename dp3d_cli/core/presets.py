@@ -72,8 +72,7 @@ class SamplerSettings(_Section):
         refine_proxy: replace the proxy by the network's one-pass estimate before `noise_strength` applies.
         proxy_detail: share of the proxy itself in the views where it shows what the reference saw, in [0, 1].
         proxy_elsewhere: the same share where it shows what the reference did not see.
-        published_quirks: follow the released sampler where it departs from the paper (timesteps start at 1,
-            noise in the last step, the run ends at the first alpha instead of one).
+        published_quirks: follow the released sampler in all of `core.diffusion.sampler.Quirks`; else in none.
         view_group: how views are grouped.
     """
 
