@@ -91,6 +91,7 @@ def report_scores(request: Request, output: Path, stages: Session) -> int:
     Returns:
         Exit status: 1 if anything could not be scored.
     """
+    from dp3d_cli.stages.evaluate.collect import collect
     from dp3d_cli.stages.evaluate.plan import plan
     from dp3d_cli.stages.evaluate.report import write_report
     from dp3d_cli.stages.evaluate.score import EvaluateStage
@@ -103,18 +104,21 @@ def report_scores(request: Request, output: Path, stages: Session) -> int:
     if flags.options.dry_run or summary.interrupted_by is not None:
         return summary.exit_status
     failed = {o.id: (o.reason, o.message) for o in summary.outcomes if o.status == "failed"}
-    report = write_report(output, protocol, pairing, failed)
-    if report.bad_pairs:
-        say(f"{report.bad_pairs} pairs could not be scored; {output}/metrics.json says why.")
+    results = collect(output, protocol, pairing, failed)
+    if results.bad_pairs:
+        say(f"{results.bad_pairs} pairs could not be scored; {output}/metrics.json says why.")
+    if results.missing:
+        if not flags.quiet:
+            say(f"{results.missing} of {len(pairing.matches)} subjects are not scored yet: no report.")
+        return summary.exit_status or (1 if results.bad_pairs else 0)
+    report = write_report(output, results)
     if not flags.quiet:
-        for warning in report.warnings:
+        for warning in results.warnings:
             say(f"Note: {printable(warning)}")
         if pairing.omissions:
             say(f"{len(pairing.omissions)} subjects or views have no partner; metrics.json lists them.")
-        if report.missing:
-            say(f"{report.missing} of {len(pairing.matches)} subjects are not scored yet: no report.")
         say(report.table)
     if flags.stdout is not None and not flags.json:
         for path in report.files:
             flags.stdout.write(bytes(path) + (b"\0" if flags.print0 else b"\n"))
-    return summary.exit_status or (1 if report.bad_pairs else 0)
+    return summary.exit_status or (1 if results.bad_pairs else 0)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.errors import UsageError
 from dp3d_cli.stages.view_folders import Found, View, ViewFolder, find_reference
 
@@ -15,12 +16,25 @@ BASELINE = "reference-copied"
 
 @dataclass(frozen=True)
 class Pair:
-    """A view of a method and the true one. `yaw` [rad] is the camera's, if known."""
+    """A view of a method and what it is compared with.
+
+    Attributes:
+        index: number of the view.
+        prediction: the method's picture.
+        truth: the true one; None where there are references only.
+        yaw: angle of the requested camera [rad], if known.
+        pitch: the same.
+        camera: the requested camera, if known.
+        reference: the portrait that the view was made from, if given.
+    """
 
     index: int
     prediction: View
-    truth: View
+    truth: View | None
     yaw: float | None = None
+    pitch: float | None = None
+    camera: Camera | None = None
+    reference: View | None = None
 
 
 @dataclass(frozen=True)

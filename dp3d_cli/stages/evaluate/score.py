@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from dp3d_cli.core.videos import read_frames
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
 from dp3d_cli.stages.evaluate.pairing import Match, Pair
 from dp3d_cli.stages.evaluate.protocol import METRICS, Protocol, bring_to_size
+from dp3d_cli.stages.evaluate.rows import BadPair, PairScore, SubjectScores
 from dp3d_cli.stages.view_folders import View
 
 SCORES = "scores"  # folder of the per-subject files below the report
@@ -25,71 +24,11 @@ _CHUNK = 16  # pairs in memory at a time
 
 
 @dataclass(frozen=True)
-class PairScore:
-    """One row of the report.
-
-    Attributes:
-        view: view number.
-        yaw: camera angle [rad] if known.
-        prediction: file name, with "#frame" for a video.
-        truth: the same for the ground truth.
-        prediction_side: side of the prediction before resizing [px].
-        truth_side: side of the truth before resizing [px].
-        values: metric name → number; inf or NaN where that is the answer.
-    """
-
-    view: int
-    yaw: float | None
-    prediction: str
-    truth: str
-    prediction_side: int
-    truth_side: int
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class BadPair:
-    """A pair that could not be scored."""
-
-    view: int
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class SubjectScores:
-    """One method on one subject, rows in order of their view numbers."""
-
-    method: str
-    subject: str
-    rows: tuple[PairScore, ...]
-    bad: tuple[BadPair, ...] = ()
-
-    def to_bytes(self) -> bytes:
-        """As a JSON file; inf and NaN as texts, since JSON has no such numbers."""
-        content = asdict(self)
-        for row in content["rows"]:
-            row["values"] = {name: _to_json(value) for name, value in row["values"].items()}
-        return (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("ascii")
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> SubjectScores:
-        """Read `to_bytes` back."""
-        content = json.loads(data)
-        rows = (
-            PairScore(**{**row, "values": {name: float(value) for name, value in row["values"].items()}})
-            for row in content["rows"]
-        )
-        bad = (BadPair(**entry) for entry in content["bad"])
-        return cls(content["method"], content["subject"], tuple(rows), tuple(bad))
-
-
-@dataclass(frozen=True)
 class EvaluateStage:
     """Scores matches. One item is one method on one subject.
 
     The engine rather than a plain loop: it resumes, shards, shows progress and survives a kill, which matters
-    as soon as a metric is a network. What combines all subjects is `report.write_report`, done after it.
+    as soon as a metric is a network. What combines all subjects is `collect.collect`, done after it.
     """
 
     protocol: Protocol
@@ -143,7 +82,7 @@ def score_match(match: Match, protocol: Protocol, progress: StepProgress | None 
                 raise pictures
             prediction, truth = pictures
             own = bring_to_size(prediction, protocol.size, _label(pair.prediction))
-            true = bring_to_size(truth, protocol.size, _label(pair.truth))
+            true = bring_to_size(truth, protocol.size, _label(pair.truth or pair.prediction))
         except InputError as error:
             bad.append(BadPair(pair.index, error.reason, f"{match.id}, view {pair.index}: {error}"))
         else:
@@ -153,10 +92,11 @@ def score_match(match: Match, protocol: Protocol, progress: StepProgress | None 
                     pair.index,
                     pair.yaw,
                     _label(pair.prediction),
-                    _label(pair.truth),
+                    _label(pair.truth or pair.prediction),
                     prediction.shape[0],
                     truth.shape[0],
                     values,
+                    pitch=pair.pitch,
                 )
             )
         if progress is not None:
@@ -172,7 +112,7 @@ def _pictures(match: Match) -> Iterator[tuple[Pair, Pictures | InputError]]:
     for start in range(0, len(match.pairs), _CHUNK):
         chunk = match.pairs[start : start + _CHUNK]
         predictions = _read([pair.prediction for pair in chunk])
-        truths = _read([pair.truth for pair in chunk])
+        truths = _read([pair.truth or pair.prediction for pair in chunk])
         for pair, prediction, truth in zip(chunk, predictions, truths, strict=True):
             if isinstance(prediction, InputError):
                 yield pair, prediction
@@ -207,9 +147,6 @@ def _label(view: View) -> str:
 
 
 def _files_of(match: Match) -> tuple[Path, ...]:
-    files = [pair.prediction.path for pair in match.pairs] + [pair.truth.path for pair in match.pairs]
+    files = [pair.prediction.path for pair in match.pairs]
+    files += [pair.truth.path for pair in match.pairs if pair.truth is not None]
     return tuple(dict.fromkeys([*files, *match.descriptions]))
-
-
-def _to_json(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)

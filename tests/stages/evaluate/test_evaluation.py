@@ -14,11 +14,15 @@ from dp3d_cli.core.metrics.pictures import Window
 from dp3d_cli.core.metrics.psnr import psnr
 from dp3d_cli.core.metrics.ssim import ssim
 from dp3d_cli.core.videos import write_video
+from dp3d_cli.stages.evaluate.collect import collect
 from dp3d_cli.stages.evaluate.pairing import Pairing
 from dp3d_cli.stages.evaluate.plan import Request, plan
 from dp3d_cli.stages.evaluate.protocol import METRICS, Protocol, bring_to_size, parse_crop
-from dp3d_cli.stages.evaluate.report import Report, statistic, write_report
-from dp3d_cli.stages.evaluate.score import EvaluateStage, SubjectScores, score_match
+from dp3d_cli.stages.evaluate.report import write_report
+from dp3d_cli.stages.evaluate.results import Results
+from dp3d_cli.stages.evaluate.rows import SubjectScores
+from dp3d_cli.stages.evaluate.score import EvaluateStage, score_match
+from dp3d_cli.stages.evaluate.statistics import statistic
 from tests.stages.view_pictures import picture, write_views
 
 
@@ -27,14 +31,15 @@ class NoProgress:
         assert 0 < done <= total
 
 
-def evaluate(request: Request, output: Path) -> tuple[Report, dict]:
+def evaluate(request: Request, output: Path) -> tuple[Results, dict]:
     """Plan, score every item and report, as the command does through the engine."""
     protocol, pairing = plan(request)
     stage = EvaluateStage.of(protocol, pairing.matches)
     for item in stage.items:
         stage.process(item, output, NoProgress())
-    report = write_report(output, protocol, pairing, {})
-    return report, json.loads((output / "metrics.json").read_text())
+    results = collect(output, protocol, pairing, {})
+    write_report(output, results)
+    return results, json.loads((output / "metrics.json").read_text())
 
 
 def rows_of(output: Path) -> list[dict[str, str]]:
@@ -152,7 +157,8 @@ def test_methods_side_by_side_and_a_warning_if_pairs_differ(tmp_path: Path) -> N
     )
     assert [m["method"] for m in metrics["methods"]] == ["reference-copied", "short", "good"]
     assert any("not scored on the same pairs" in text for text in report.warnings)
-    assert report.table.count("\n") == 5
+    table = write_report(tmp_path / "report", report).table
+    assert table.count("\n") == 5
 
 
 def test_mixed_sizes_are_brought_to_one_and_enlarging_is_warned_of(tmp_path: Path) -> None:
@@ -192,11 +198,13 @@ def test_no_report_while_scores_are_missing_but_failed_ones_are_listed(tmp_path:
     protocol, pairing = plan(Request((tmp_path / "views",), tmp_path / "gt", size=32))
     stage = EvaluateStage.of(protocol, pairing.matches)
     stage.process(stage.items[0], tmp_path / "report", NoProgress())
-    report = write_report(tmp_path / "report", protocol, pairing, {})
-    assert (report.missing, report.files) == (1, ())
+    results = collect(tmp_path / "report", protocol, pairing, {})
+    assert results.missing == 1
+    with pytest.raises(ValueError, match="1 matches"):
+        write_report(tmp_path / "report", results)
     assert not (tmp_path / "report" / "metrics.json").exists()
     failed = {"views/bob": ("out-of-memory", "bob: not enough memory")}
-    report = write_report(tmp_path / "report", protocol, pairing, failed)
+    write_report(tmp_path / "report", collect(tmp_path / "report", protocol, pairing, failed))
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     assert metrics["methods"][0]["skipped"] == {"out-of-memory": 1}
 
@@ -274,5 +282,5 @@ def test_impossible_protocols_are_usage_errors(settings: dict[str, object], mess
 
 
 def test_empty_pairing_gives_an_empty_report(tmp_path: Path) -> None:
-    report = write_report(tmp_path, Protocol(), Pairing(()), {})
+    report = write_report(tmp_path, collect(tmp_path, Protocol(), Pairing(()), {}))
     assert len(report.files) == 3
