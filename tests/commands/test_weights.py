@@ -42,10 +42,10 @@ def test_a_changed_file_is_found(tiny_weights: Path, tmp_path: Path) -> None:
 
 def test_missing_weights_say_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DP3D_WEIGHTS", str(tmp_path))
-    assert "dp3d weights convert" in run("info", "diffportrait3d").stdout
+    assert "dp3d weights fetch diffportrait3d --from" in run("info", "diffportrait3d").stdout
     result = run("path", "diffportrait3d")
     assert result.exit_code == 1
-    assert "dp3d weights convert" in result.stderr
+    assert "dp3d weights fetch diffportrait3d --from" in result.stderr
 
 
 class Malicious:

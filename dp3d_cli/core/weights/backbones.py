@@ -131,7 +131,7 @@ BACKBONES: dict[str, Backbone] = {
                     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
                 ),
             ),
-            licence="Apache-2.0 (TensorFlow, pytorch-fid); trained on ImageNet, whose terms allow research only",
+            licence="Apache-2.0 (TensorFlow); trained on ImageNet, whose terms allow research only",
             source="pytorch-fid, converted from TensorFlow's inception-2015-12-05",
             url=(
                 "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
@@ -206,7 +206,7 @@ BACKBONES: dict[str, Backbone] = {
                 ),
             ),
             licence="MIT (OpenAI CLIP)",
-            source="Hugging Face, openai/clip-vit-base-patch32",
+            source="OpenAI",
             url="openai/clip-vit-base-patch32",
             revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
             needed_by=("clip_i",),

@@ -25,6 +25,7 @@ class WeightsEntry:
         licence: under which it may be used.
         source: who made it and where it comes from.
         how_to_get: what a user runs or does to have it here; empty when it ships with dp3d.
+        about_bytes: rough size of the folder, for those who plan to get it; 0 when it ships with dp3d.
     """
 
     name: str
@@ -32,12 +33,17 @@ class WeightsEntry:
     licence: str
     source: str
     how_to_get: str = ""
+    about_bytes: int = 0
 
     @property
     def is_embedded(self) -> bool:
         """Whether it ships inside the package."""
         return not self.how_to_get
 
+
+CHECKPOINT_NAME = "model_state-540000-001.th"
+CHECKPOINT_PAGE = "https://drive.google.com/file/d/14qzipHghFrs4CFpVo1xW9CZt8OGLJf9t/view"
+"""Where the authors publish it: a page for people, whose download needs a browser."""
 
 REGISTRY = {
     entry.name: entry
@@ -52,11 +58,13 @@ REGISTRY = {
             name="diffportrait3d",
             title="The published DiffPortrait3D networks at Stable Diffusion 1.5 size, 512x512",
             licence="MIT (DiffPortrait3D); CreativeML Open RAIL-M (Stable Diffusion 1.5 inside it)",
-            source="the authors' checkpoint model_state-540000-001.th",
+            source=f"the authors' checkpoint {CHECKPOINT_NAME}, {CHECKPOINT_PAGE}",
             how_to_get=(
-                "get model_state-540000-001.th as the DiffPortrait3D authors describe, then run "
-                "`dp3d weights convert model_state-540000-001.th -o {target}`"
+                f"download {CHECKPOINT_NAME} in a browser from {CHECKPOINT_PAGE} (the link of "
+                "https://github.com/FreedomGu/DiffPortrait3D), then run "
+                f"`dp3d weights fetch diffportrait3d --from {CHECKPOINT_NAME}`"
             ),
+            about_bytes=10_980_000_000,  # 2 745 695 867 parameters in float32
         ),
     )
 }
@@ -65,7 +73,7 @@ REGISTRY = {
 def user_folder() -> Path:
     """Where converted and fetched weights are kept: `$DP3D_WEIGHTS`, else the user's data folder."""
     if override := os.environ.get("DP3D_WEIGHTS"):
-        return Path(override)
+        return Path(override).expanduser()
     data = os.environ.get("XDG_DATA_HOME")
     return (Path(data) if data else Path.home() / ".local" / "share") / "dp3d" / "weights"
 
@@ -106,6 +114,6 @@ def resolve(name_or_path: str) -> Path:
     target = user_folder() / entry.name
     raise WeightsError(
         f"The weights '{entry.name}' are not on this machine (looked in {target}). "
-        f"To get them: {entry.how_to_get.format(target=target)}.",
+        f"To get them: {entry.how_to_get}.",
         reason="weights-missing",
     )

@@ -31,7 +31,7 @@ def test_missing_weights_name_the_command_that_gets_them(
 ) -> None:
     monkeypatch.setenv("DP3D_WEIGHTS", str(tmp_path))
     assert find("diffportrait3d") is None
-    with pytest.raises(WeightsError, match="dp3d weights convert") as caught:
+    with pytest.raises(WeightsError, match="dp3d weights fetch diffportrait3d --from") as caught:
         resolve("diffportrait3d")
     assert caught.value.reason == "weights-missing"
 
