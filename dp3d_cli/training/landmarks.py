@@ -1,11 +1,8 @@
 """Training pictures for the landmark network: procedural heads whose points are known exactly.
 
-A head costs ten times what a view of it does, so heads are rendered once, each from several cameras, and kept on
-disk; crops, turns, warps and everything photometric are drawn anew in every step.
-
-    python -m dp3d_cli.training.landmarks render --preset presets/train/landmarks.yaml --split train --output SET
-    python -m dp3d_cli.training.landmarks train --preset presets/train/landmarks.yaml --data SET --output RUN
-    python -m dp3d_cli.training.landmarks export --run RUN --output WEIGHTS
+A head costs ten times what a view of it does, so heads are rendered once, each from several cameras, and kept
+on disk; crops, turns, warps and everything photometric are drawn anew in every step.
+`presets/train/landmarks.yaml` has the commands.
 """
 
 from __future__ import annotations
@@ -119,7 +116,7 @@ def _frontal_places(subject: Subject) -> dict[str, tuple[float, float]]:
 
 
 def draw_cameras(settings: RenderSettings, rng: np.random.Generator) -> list[Camera]:
-    """Cameras of one head: half of them near frontal, half anywhere; distances from near to far, at equal size."""
+    """Cameras of one head: half of them near frontal, half anywhere; near and far, at equal size."""
     cameras = []
     for index in range(settings.views):
         if index % 2:
@@ -220,7 +217,7 @@ class CropSettings:
 
 
 class Views:
-    """Rendered views of one folder, read when they are needed; the shards that were there when it was made."""
+    """The rendered views of one folder, in memory."""
 
     def __init__(self, folder: Path) -> None:
         paths = sorted(path for path in folder.glob("*.npz") if not path.name.startswith("."))
@@ -350,9 +347,8 @@ def _photograph(
     if rng.random() < settings.texture:
         picture = picture * (1 + rng.uniform(0.05, 0.35) * (noise_texture(size, rng) - 0.5))
     if rng.random() < settings.shade:
-        soft = cv2.resize(
-            rng.normal(0, 1, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
-        )
+        coarse = rng.normal(0, 1, (3, 3)).astype(np.float32)
+        soft = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
         ramp = np.linspace(-1, 1, size, dtype=np.float32)
         slope = rng.normal(0, 0.35, 2).astype(np.float32)
         light = np.exp(slope[0] * ramp + slope[1] * ramp[:, None] + rng.uniform(0, 0.25) * soft)
@@ -367,7 +363,8 @@ def _photograph(
     low, high = np.sort(rng.uniform(0, 1, 2))
     picture = low * 0.5 + picture * (0.5 + 0.5 * high - 0.5 * low)
     if rng.random() < settings.noise:
-        picture = picture + rng.normal(0, rng.uniform(0.005, 0.06), picture.shape)
+        grain = rng.normal(0, rng.uniform(0.005, 0.04), picture.shape)
+        picture = picture + grain.astype(np.float32)
     picture = np.clip(picture, 0, 1)
     if rng.random() < settings.jpeg:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 85))]
@@ -447,17 +444,14 @@ def _train(preset: Mapping[str, Mapping[str, object]], data: Path, run: Path) ->
     settings = build(LoopSettings, preset["loop"])
     torch.manual_seed(settings.seed)
     network = LandmarkNetwork()
-    batches = CropBatches(
-        Views(data / "train"), build(CropSettings, preset["crops"]), settings.seed, settings.steps
-    )
+    crops = build(CropSettings, preset["crops"])
+    batches = CropBatches(Views(data / "train"), crops, settings.seed, settings.steps)
     held_out = validation_batches(Views(data / "val"))
 
     def validate(module: nn.Module) -> dict[str, float]:
         rows = [landmark_loss(module, batch, torch.Generator()) for batch in held_out]
-        return {
-            "loss": float(np.mean([float(r[0]) for r in rows])),
-            "miss": float(np.mean([r[1]["miss"] for r in rows])),
-        }
+        losses, misses = [float(loss) for loss, _ in rows], [numbers["miss"] for _, numbers in rows]
+        return {"loss": sum(losses) / len(rows), "miss": sum(misses) / len(rows)}
 
     train(network, batches, landmark_loss, settings, run, validate)
 

@@ -1,11 +1,11 @@
 """Facial landmarks by a small embedded network, and the head's pose from them.
 
-The network saw procedural heads only, whose points are known exactly; LANDMARKS.md beside the weights says how
-it was trained and how far it is off. It needs a face box, not exact: the first look at the box finds the points
-coarsely, the second one looks at an upright crop placed by them, and at its mirror image.
+The network saw procedural heads only, whose points are known exactly; MODEL_CARD.md beside the weights says
+how it was trained and how far it is off. It needs a face box, not exact: the first look at the box finds the
+points coarsely, the second one looks at an upright crop placed by them, and at its mirror image.
 
-Crops are square; crop coordinates run from 0 to 1 over them. Points in pictures are pixel indices (the centre of
-pixel i is i), as `Face.landmarks` are. "left" is left in the image of a frontal face. World: EG3D's, see
+Crops are square; crop coordinates run from 0 to 1 over them. Points in pictures are pixel indices (the centre
+of pixel i is i), as `Face.landmarks` are. "left" is left in the image of a frontal face. World: EG3D's, see
 `core.cameras.camera`. Ours, not official.
 """
 
@@ -15,6 +15,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,8 +105,8 @@ class _Block(nn.Module):
 class LandmarkNetwork(nn.Module):
     """Heat maps of K points and, under each, how far off the point may be.
 
-    A point is the mean of its heat map (integral regression, Sun et al. 2018, arXiv 1711.08229), so points that
-    are hidden, or lie between two pixels, have a place too.
+    A point is the mean of its heat map (integral regression, Sun et al. 2018, arXiv 1711.08229), so points
+    that are hidden, or lie between two pixels, have a place too.
     """
 
     def __init__(self, sizes: NetworkSizes | None = None, points: int = len(FEATURE_NAMES)) -> None:
@@ -129,8 +130,8 @@ class LandmarkNetwork(nn.Module):
             crops: [B, 2, S, S] from `network_input`, S a multiple of 16.
 
         Returns:
-            points [B, K, 2] (x, y) and the logarithm of the expected absolute miss per axis [B, K], both in crop
-            sides.
+            points [B, K, 2] (x, y) and the logarithm of the expected absolute miss per axis [B, K], both in
+            crop sides.
         """
         quarter = self.quarter(crops)
         eighth = self.eighth(quarter)
@@ -145,11 +146,11 @@ class LandmarkNetwork(nn.Module):
         return heat @ grid, log_miss.clamp(-7, 0)
 
 
-def network_input(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+def network_input(grey: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """What the network sees: the grey crop at mean 0 and s.d. 1, and the same with local contrast made even.
 
     Args:
-        grey: [S, S] luma of any range.
+        grey: [S, S] luma of any range, float32 for speed.
 
     Returns:
         [2, S, S] float32.
@@ -180,7 +181,7 @@ def apply_affine(affine: Array, points: Array) -> Array:
 
 
 def sample_crop(image: NDArray[np.uint8], affine: Array, size: int = CROP_PX) -> NDArray[np.uint8]:
-    """The crop [size, size(, C)] that `affine` cuts out; averaged where it shrinks, mirrored past the edges."""
+    """The crop [size, size] that `affine` cuts out; averaged where it shrinks, mirrored past the edges."""
     side = 1 / math.sqrt(abs(np.linalg.det(affine[:, :2])))
     finer = min(max(math.ceil(side / size - 0.01), 1), 16)
     pixels = size * finer
@@ -240,8 +241,8 @@ class LandmarkNet:
             box: from above the brows to the chin, as detectors give it; 10 % off does no harm.
 
         Returns:
-            points [K, 2] (x, y), pixel indices in the order of `FEATURE_NAMES`, and confidence [K] in (0, 1): one
-            half where a miss of 2 % of the crop (3 % of the box) is expected, more where less is.
+            points [K, 2] (x, y), pixel indices in the order of `FEATURE_NAMES`, and confidence [K] in (0, 1):
+            one half where a miss of 2 % of the crop (3 % of the box) is expected, more where less is.
 
         Raises:
             ValueError: `image` is not uint8 [H, W, 3].
@@ -315,7 +316,7 @@ class HeadPose:
 
     @property
     def camera(self) -> Camera:
-        """The look-at camera on EG3D's sphere with this yaw, pitch and roll."""
+        """The look-at camera on EG3D's sphere with this yaw and pitch; it has no roll."""
         return Camera.look_at(self.yaw, self.pitch)
 
 
@@ -328,9 +329,9 @@ def head_pose(
 ) -> HeadPose:
     """The pose that brings the mean head's points to these.
 
-    SQPNP (Terzakis and Lourakis 2020, as in OpenCV), then a robust fit in which a point counts by its confidence
-    and by how constant its place is among heads. Faces differ from the mean head, so a person's poses share an
-    offset of a few degrees; differences between poses of one person do not have it.
+    SQPNP (Terzakis and Lourakis 2020, as in OpenCV), then a robust fit in which a point counts by its
+    confidence and by how constant its place is among heads. Faces differ from the mean head, so a person's
+    poses share an offset of a few degrees; differences between poses of one person do not have it.
 
     Args:
         points: [K, 2] pixel indices in the order of `FEATURE_NAMES`.
@@ -374,8 +375,8 @@ def head_pose(
 def camera_angles(rotation: Array) -> tuple[float, float, float]:
     """Yaw, pitch (EG3D's measure) and roll [rad] of a world-to-camera rotation [3, 3] in OpenCV axes.
 
-    The camera is put where EG3D's would stand: on the sphere of radius 2.7 about the origin, its line of sight
-    through the pivot, i.e. at o = pivot - t d with |o| = 2.7 and t > 0. The roll is what is left against it.
+    The camera is put where EG3D's would stand: on the sphere of radius 2.7 about the origin, its line of
+    sight through the pivot, i.e. at o = pivot - t d with |o| = 2.7 and t > 0. The roll is what is left.
     """
     forward, pivot = rotation[2], np.array(PIVOT)
     along = float(pivot @ forward)
