@@ -62,7 +62,7 @@ class InsightFaceDetector:
             )
         self.name = "insightface"
         self.weights: Mapping[str, str] = {file.name: sha256(file)}
-        self._model: _Model = _load(file)
+        self._model: _Model = _load_detector(file)
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Faces in a picture, the largest (width + height) first.
@@ -91,7 +91,13 @@ class InsightFaceDetector:
         return sorted(faces, key=lambda face: (-(face.box.width + face.box.height), face.box.x, face.box.y))
 
 
-def _load(file: Path) -> Any:
+def load_onnx(file: Path) -> Any:
+    """A model of the insightface package on the CPU; the package tells from its shape what it is.
+
+    Raises:
+        WeightsError: the package is missing ("missing-package"), or the file is broken or of no kind that the
+            package knows ("bad-weights").
+    """
     try:
         from insightface.model_zoo import get_model
         from onnxruntime.capi.onnxruntime_pybind11_state import (
@@ -102,7 +108,8 @@ def _load(file: Path) -> Any:
         )
     except ImportError as error:
         raise WeightsError(
-            f"the insightface package cannot be used ({error}). Use --backend opencv.",
+            f"the insightface package cannot be used ({error}). Install it with `pip install insightface`, "
+            "or take what does without (align: --backend opencv).",
             reason="missing-package",
         ) from error
     try:
@@ -111,6 +118,15 @@ def _load(file: Path) -> Any:
         raise WeightsError(
             f"{file}: this is not a usable ONNX model ({error}). Copy it again.", reason="bad-weights"
         ) from error
+    if model is None:
+        raise WeightsError(
+            f"{file}: insightface does not know what this model is. Copy it again.", reason="bad-weights"
+        )
+    return model
+
+
+def _load_detector(file: Path) -> Any:
+    model = load_onnx(file)
     if getattr(model, "taskname", None) != "detection" or not getattr(model, "use_kps", False):
         raise WeightsError(
             f"{file}: not a face detector with landmarks. Give a folder with a det_*.onnx of insightface.",

@@ -3,46 +3,17 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.faces.detect import load_detector
 from dp3d_cli.core.faces.insightface import InsightFaceDetector
 from dp3d_cli.core.faces.opencv import OpenCVDetector
-
-STRIDES = (8, 16, 32)
-SIDE = 640
-# (stride, row, column, score): faces of the fake network, centred on these cells.
-FACES = ((32, 5, 10, 0.9), (16, 20, 8, 0.8))
-POINTS = np.array([[-1.0, -1], [1, -1], [0, 0], [-0.8, 1], [0.8, 1]])  # in strides, about the cell
+from tests.fakes.insightface_models import POINTS, write_detector
 
 
 def fake_scrfd(folder: Path) -> Path:
-    """A model [1, 3, 640, 640] -> scores, boxes, landmarks for three strides with two anchors a cell."""
-    nodes, outputs = [], []
-    groups: dict[str, list[np.ndarray]] = {"score": [], "box": [], "points": []}
-    for stride in STRIDES:
-        cells = SIDE // stride
-        score = np.zeros((cells, cells, 2, 1), np.float32)
-        box = np.full((cells, cells, 2, 4), 2.0, np.float32)  # 2 strides to each side
-        points = np.broadcast_to(POINTS.astype(np.float32).ravel(), (cells, cells, 2, 10))
-        for face_stride, row, column, value in FACES:
-            if face_stride == stride:
-                score[row, column, 0] = value
-        for kind, array, width in (("score", score, 1), ("box", box, 4), ("points", points, 10)):
-            groups[kind].append(np.ascontiguousarray(array.reshape(-1, width)))
-    for kind, arrays in groups.items():
-        for stride, array in zip(STRIDES, arrays, strict=True):
-            name = f"{kind}_{stride}"
-            nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array)))
-            outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(array.shape)))
-    picture = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, SIDE, SIDE])
-    graph = helper.make_graph(nodes, "fake", [picture], outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    folder.mkdir()
-    onnx.save(model, folder / "det_fake.onnx")
+    write_detector(folder / "det_fake.onnx")
     return folder
 
 
