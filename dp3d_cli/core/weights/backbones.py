@@ -118,7 +118,7 @@ BACKBONES: dict[str, Backbone] = {
             licence=_IMAGENET,
             source="torchvision, VGG16_Weights.IMAGENET1K_V1",
             url="https://download.pytorch.org/models/vgg16-397923af.pth",
-            needed_by=("lpips_vgg", "lpips_ref5", "dists"),
+            needed_by=("lpips_vgg", "lpips_ref5", "dists@256", "dists@native"),
         ),
         Backbone(
             name="fid-inception",
@@ -176,7 +176,7 @@ BACKBONES: dict[str, Backbone] = {
             licence="non-commercial research only (insightface's model packages)",
             source="insightface, release model-zoo",
             url="https://github.com/deepinsight/insightface/releases/download/model-zoo/buffalo_l.zip",
-            needed_by=("id_ref", "id_gt", "pose of insightface", "align --backend insightface"),
+            needed_by=("id_ref", "id_gt", "pose_* by insightface", "align --backend insightface"),
             commands=("evaluate", "align"),
             archive=BackboneFile(
                 "buffalo_l.zip",
@@ -225,7 +225,7 @@ BACKBONES: dict[str, Backbone] = {
             licence="MIT (DISTS)",
             source="inside the Python package torchmetrics or DISTS-pytorch",
             url="https://pypi.org/project/torchmetrics/",
-            needed_by=("dists",),
+            needed_by=("dists@256", "dists@native"),
         ),
     )
 }

@@ -142,6 +142,7 @@ def _naming_network_errors(source: str) -> Iterator[None]:
     try:
         yield
     except HTTPError as error:
+        error.close()
         raise WeightsError(
             f"{source}: the server answers {error.code} {error.reason}. If the address has moved, get the "
             "file elsewhere and give it with --from.",
