@@ -1,9 +1,9 @@
 """How far off are the embedded landmark network's points and poses?
 
-    python benchmarks/landmark_accuracy.py --portraits ../shared/portraits -o benchmarks/results/landmarks.json
+    python benchmarks/landmark_accuracy.py --portraits ../shared/portraits -o results/landmarks.json
 
-Three sets, none of them trained on: procedural heads of the test seeds (points known too); published frames of
-two real portraits, whose cameras are those that were *asked for* (what the frames miss counts as our error);
+Three sets, none of them trained on: procedural heads of the test seeds (points known too); published frames
+of two real portraits, whose cameras are those that were *asked for* (what the frames miss counts as our error);
 camera-condition images of one EG3D subject. Boxes come from OpenCV's detector ("detector"), or from where
 aligned portraits have the face ("portrait"). Angles in degrees: yaw and pitch as camera angles, `geodesic`
 between the rotations. "own offset removed" is after the person's mean rotation in head axes was taken out:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dp3d_cli.core.errors import UsageError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+
+
+UnitFloat = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Section(BaseModel):
@@ -66,6 +69,8 @@ class SamplerSettings(_Section):
         scheduler: "ddim", "dpm-solver++" or "unipc".
         num_inference_steps: network evaluations per view.
         guidance_scale: weight of classifier-free guidance; 1 skips the unconditional branch.
+        guidance_interval: guide only at timesteps in this part of the noise schedule; 0 is clean, 1 pure
+            noise (Kynkaanniemi et al. 2024, arXiv 2404.07724).
         eta: DDIM noise added back at each step, in [0, 1].
         noise_strength: 1 starts from fully noised 3D-aware latents; less starts later and keeps more of
             the proxy; 0 takes no denoising step.
@@ -79,6 +84,7 @@ class SamplerSettings(_Section):
     scheduler: Literal["ddim", "dpm-solver++", "unipc"] = "ddim"
     num_inference_steps: int = Field(default=50, ge=1, le=1000)
     guidance_scale: float = Field(default=3.0, ge=1.0, le=30.0)
+    guidance_interval: tuple[UnitFloat, UnitFloat] = (0.0, 1.0)
     eta: float = Field(default=0.0, ge=0.0, le=1.0)
     noise_strength: float = Field(default=1.0, ge=0.0, le=1.0)
     refine_proxy: bool = False
@@ -86,6 +92,31 @@ class SamplerSettings(_Section):
     proxy_elsewhere: float = Field(default=0.0, ge=0.0, le=1.0)
     published_quirks: bool = False
     view_group: ViewGroupSettings = ViewGroupSettings()
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _ordered(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] > interval[1]:
+            raise ValueError("the lower end comes first")
+        return interval
+
+
+class ExecutionSettings(_Section):
+    """How the networks are run. Nothing here changes a view by more than rounding.
+
+    Attributes:
+        max_views_per_call: views in one forward call, whole groups only; it halves by itself when a CUDA
+            device runs out of memory.
+        share_batch: the conditional and the unconditional branch of guidance as one batch, which also
+            computes their common first layers once.
+        channels_last: convolutions work on channels-last memory.
+        compile: `torch.compile` the networks. The first views take minutes longer; CPUs need a C++ compiler.
+    """
+
+    max_views_per_call: int = Field(default=16, ge=1, le=1000)
+    share_batch: bool = True
+    channels_last: bool = False
+    compile: bool = False
 
 
 class Preset(_Section):
@@ -99,7 +130,8 @@ class Preset(_Section):
         cameras: the target cameras and what is seen from them.
         proxy: how proxies are made.
         sampler: the denoising run.
-        dtype: number format of the networks.
+        dtype: number format of the networks; 16 bits take half of the memory.
+        execution: how the networks are run.
         seed: base seed; each view derives its own from (seed, subject id, view).
     """
 
@@ -111,6 +143,7 @@ class Preset(_Section):
     proxy: ProxySettings = ProxySettings()
     sampler: SamplerSettings = SamplerSettings()
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    execution: ExecutionSettings = ExecutionSettings()
     seed: int = Field(default=0, ge=0)
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from dp3d_cli import __version__
 from dp3d_cli.core.cameras.files import write_transforms
 from dp3d_cli.core.contact_sheet import contact_sheet
-from dp3d_cli.core.devices import torch_device
 from dp3d_cli.core.errors import InputError
 from dp3d_cli.core.images import read_image, resize, write_png
 from dp3d_cli.core.presets import Preset, as_settings
@@ -143,57 +142,30 @@ class SynthesizeStage:
         proxies: ProxyPictures,
         progress: StepProgress,
     ) -> NDArray[np.uint8]:
-        from dp3d_cli.core.diffusion.grouping import ViewGroup
-        from dp3d_cli.core.diffusion.sampler import NO_QUIRKS, PUBLISHED
-
-        sampler = self.preset.sampler
-        group = sampler.view_group
+        steps = self.preset.sampler.num_inference_steps
         output = self._pipeline(
             np.stack(references),
             self.targets.conditions,
             proxies.images,
             confidences=_unit_maps(proxies.confidences),
             coverages=_unit_maps(proxies.coverages),
-            num_inference_steps=sampler.num_inference_steps,
-            guidance_scale=sampler.guidance_scale,
-            eta=sampler.eta,
-            noise_strength=sampler.noise_strength,
-            refine_proxy=sampler.refine_proxy,
-            proxy_detail=sampler.proxy_detail,
-            proxy_elsewhere=sampler.proxy_elsewhere,
-            seed=self.preset.seed,
             subject_id=subject_id,
             view_names=self.targets.view_names,
-            view_group=ViewGroup(group.size, group.kind, group.overlap),
             closed=self.targets.closed,
-            quirks=PUBLISHED if sampler.published_quirks else NO_QUIRKS,
             output_type="np",
-            callback=lambda step, _timestep, _latents: progress.step(
-                step + 1, sampler.num_inference_steps, "denoising"
-            ),
+            callback=lambda step, _timestep, _latents: progress.step(step + 1, steps, "denoising"),
         )
         return np.asarray(output.images, np.uint8)
 
     @cached_property
     def _pipeline(self) -> DiffPortraitPipeline:
         """The networks, loaded once for all items."""
-        import torch
         from diffusers.utils import logging
 
         from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
-        from dp3d_cli.core.diffusion.sampler import scheduler_named
 
         logging.disable_progress_bar()
-
-        pipeline: DiffPortraitPipeline = DiffPortraitPipeline.from_pretrained(
-            resolve(self.preset.weights),
-            dtype=getattr(torch, self.preset.dtype),
-            local_files_only=True,
-            low_cpu_mem_usage=False,  # would need accelerate
-        )
-        pipeline.scheduler = scheduler_named(self.preset.sampler.scheduler, pipeline.scheduler)
-        pipeline.to(torch_device(self.device))
-        return pipeline
+        return DiffPortraitPipeline.from_preset(self.preset, device=self.device)
 
     def _description(self, subject_id: str, references: Sequence[Path]) -> dict[str, Json]:
         """The content of views.json: which views, and everything that made them."""

@@ -1,8 +1,8 @@
 """Self-attention that also looks at reference portraits, and the spatial transformer around it.
 
 Axes: B subjects, V views of each, N = B * V, T tokens, C channels, n references of one subject. A batch of
-    views is
-ordered subject by subject: index = b * V + v.
+views is ordered subject by subject: index = b * V + v. Where the conditional and the unconditional branch of
+classifier-free guidance run together, a batch has 2 N entries, the conditional ones first.
 """
 
 from __future__ import annotations
@@ -67,11 +67,19 @@ def repeat_over_views(tensor: Tensor, batch: int) -> Tensor:
     return tensor.repeat_interleave(batch // subjects, dim=0)
 
 
+def both_branches(tensor: Tensor, batch: int) -> Tensor:
+    """Entries that still serve both branches of guidance, [N, ...], repeated to a `batch` of N or 2 N."""
+    return tensor if tensor.shape[0] == batch else torch.cat([tensor, tensor])
+
+
 class SharedContextAttnProcessor:
     """Attention whose context may be shared by the views, with references appended to the own tokens.
 
     softmax((x Wq) ([x ; ref] Wk)^T / sqrt(d)) ([x ; ref] Wv), own tokens first (DiffPortrait3D, Eq. (4)). The
     context's projections are made at the context's own batch size, never once per view.
+
+    In a batch of both branches of guidance only the first half looks at the references. As long as the
+    branches have had the same input, one half serves both: [N, T, C] in, [2 N, T, C] out.
     """
 
     def __call__(
@@ -81,6 +89,7 @@ class SharedContextAttnProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         reference: KeysValues | None = None,
+        guided: int | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -90,9 +99,11 @@ class SharedContextAttnProcessor:
             encoder_hidden_states: [1 or B or N, T', C'] cross-attention context; None for self-attention.
             attention_mask: not supported.
             reference: projected keys and values of the references, appended along the tokens.
+            guided: N, if the result is wanted with the references for N entries and without them for N
+                others; `hidden_states` are then [N, T, C] for both, or [2 N, T, C].
 
         Returns:
-            [N, T, C].
+            [N, T, C], or [2 N, T, C] with `guided`.
         """
         if attention_mask is not None:
             raise ValueError("attention over views and references takes no mask")
@@ -105,12 +116,24 @@ class SharedContextAttnProcessor:
         query = split_heads(attn.to_q(hidden_states), attn.heads)
         key = repeat_over_views(split_heads(attn.to_k(context), attn.heads), batch)
         value = repeat_over_views(split_heads(attn.to_v(context), attn.heads), batch)
-        if reference is not None:
-            key = torch.cat([key, repeat_over_views(reference[0].to(key.dtype), batch)], dim=2)
-            value = torch.cat([value, repeat_over_views(reference[1].to(value.dtype), batch)], dim=2)
-        attended = functional.scaled_dot_product_attention(query, key, value)
+        if reference is None:
+            attended = functional.scaled_dot_product_attention(query, key, value)
+        elif guided is None:
+            attended = _attend_references(query, key, value, reference)
+        else:
+            first, second = slice(guided), slice(batch - guided, batch)
+            seeing = _attend_references(query[first], key[first], value[first], reference)
+            alone = functional.scaled_dot_product_attention(query[second], key[second], value[second])
+            attended = torch.cat([seeing, alone])
         out: Tensor = attn.to_out[0](attended.transpose(1, 2).flatten(2))
         return out
+
+
+def _attend_references(query: Tensor, key: Tensor, value: Tensor, reference: KeysValues) -> Tensor:
+    batch = query.shape[0]
+    key = torch.cat([key, repeat_over_views(reference[0].to(key.dtype), batch)], dim=2)
+    value = torch.cat([value, repeat_over_views(reference[1].to(value.dtype), batch)], dim=2)
+    return functional.scaled_dot_product_attention(query, key, value)
 
 
 def project_keys_values(attn: Attention, tokens: Tensor) -> KeysValues:
@@ -131,6 +154,7 @@ def spatial_transformer(
     encoder_hidden_states: Tensor,
     *,
     reference: KeysValues | None = None,
+    guided: int | None = None,
     record: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """One spatial transformer of depth 1 with its norm, 1x1 convolutions and residual.
@@ -143,6 +167,7 @@ def spatial_transformer(
         hidden_states: [N, C, H, W].
         encoder_hidden_states: [1 or B or N, T', C'].
         reference: keys and values of the references for the self-attention.
+        guided: N, if both branches of guidance run: [N, C, H, W] or [2 N, C, H, W] in, 2 N out.
         record: receives the self-attention's input, [N, H * W, C].
 
     Returns:
@@ -153,8 +178,9 @@ def spatial_transformer(
     tokens, normed = self_attention_input(module, hidden_states)
     if record is not None:
         record(normed)
-    tokens = tokens + block.attn1(normed, reference=reference)
+    attended = block.attn1(normed, reference=reference, guided=guided)
+    tokens = both_branches(tokens, attended.shape[0]) + attended
     tokens = tokens + block.attn2(block.norm2(tokens), encoder_hidden_states=encoder_hidden_states)
     tokens = tokens + block.ff(block.norm3(tokens))
     out: Tensor = module.proj_out(tokens.transpose(1, 2).unflatten(2, (height, width)))
-    return hidden_states + out
+    return both_branches(hidden_states, out.shape[0]) + out

@@ -6,12 +6,16 @@ x p pixels have become channels; p follows from the channel count.
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
+
+logger = logging.getLogger(__name__)
 
 
 def patch_size(vae: AutoencoderKL) -> int:
@@ -32,6 +36,33 @@ def downsampling(vae: AutoencoderKL) -> int:
     return int(patch_size(vae) * 2 ** (len(vae.config.block_out_channels) - 1))
 
 
+def in_slices(function: Callable[[slice], Tensor], count: int, size: int) -> Tensor:
+    """The results of `function` for slices of `count` images, joined along the batch.
+
+    The slices halve when a CUDA device runs out of memory, down to single images.
+
+    Args:
+        function: gives [n, ...] for a slice of n images.
+        count: images in all.
+        size: images in one slice.
+    """
+    parts: list[Tensor] = []
+    start = 0
+    while start < count:
+        part = slice(start, min(start + size, count))
+        try:
+            parts.append(function(part))
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = max(size // 2, 1)
+            logger.warning("out of GPU memory with %d images at once: now %d", part.stop - start, size)
+            torch.cuda.empty_cache()
+            continue
+        start = part.stop
+    return torch.cat(parts)
+
+
 def encode_images(
     vae: AutoencoderKL, images: Tensor, *, noise: Tensor | None = None, slice_size: int = 4
 ) -> Tensor:
@@ -48,21 +79,22 @@ def encode_images(
         [N, C, h, w] float32, multiplied by the codec's scaling factor.
     """
     patch, dtype = patch_size(vae), vae.dtype
-    latents = []
-    for start in range(0, images.shape[0], slice_size):
-        part = slice(start, start + slice_size)
+
+    def encode(part: slice) -> Tensor:
         posterior = vae.encode(functional.pixel_unshuffle(images[part].to(dtype), patch)).latent_dist
-        mean = posterior.mean.float()
-        latents.append(mean if noise is None else mean + posterior.std.float() * noise[part])
-    scaled: Tensor = torch.cat(latents) * vae.config.scaling_factor
+        mean: Tensor = posterior.mean.float()
+        return mean if noise is None else mean + posterior.std.float() * noise[part]
+
+    scaled: Tensor = in_slices(encode, images.shape[0], slice_size) * vae.config.scaling_factor
     return scaled
 
 
 def decode_latents(vae: AutoencoderKL, latents: Tensor, *, slice_size: int = 4) -> Tensor:
     """Decode scaled latents [N, C, h, w] to images [N, 3, H, W], RGB float32 around [-1, 1], not clamped."""
     patch, dtype = patch_size(vae), vae.dtype
-    images = []
-    for part in torch.split(latents, slice_size):
-        decoded = vae.decode((part / vae.config.scaling_factor).to(dtype)).sample
-        images.append(functional.pixel_shuffle(decoded, patch).float())
-    return torch.cat(images)
+
+    def decode(part: slice) -> Tensor:
+        decoded = vae.decode((latents[part] / vae.config.scaling_factor).to(dtype)).sample
+        return functional.pixel_shuffle(decoded, patch).float()
+
+    return in_slices(decode, latents.shape[0], slice_size)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,11 +18,9 @@ from dp3d_cli.core.diffusion.attention import ProjectedBank
 from dp3d_cli.core.diffusion.control import ControlResiduals, ViewControlNet
 from dp3d_cli.core.diffusion.reference_unet import ReferenceUNet
 from dp3d_cli.core.diffusion.sampler import LastStep, Scheduler, sampler_step
-from dp3d_cli.core.diffusion.view_unet import ViewUNet
+from dp3d_cli.core.diffusion.view_unet import MidViewAttention, ViewUNet
 
 logger = logging.getLogger(__name__)
-
-MidViewAttention = Literal["unconditional", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,9 @@ class Denoiser:
             "unconditional").
         max_views_per_call: views in one forward call; whole groups only. Halves when a CUDA device runs out
             of memory.
+        share_batch: run both branches of guidance as one batch, which also shares what they have in common
+            before the first attention to the references. Given up when a CUDA device runs out of memory for
+            a single group.
     """
 
     unet: ViewUNet
@@ -80,6 +80,7 @@ class Denoiser:
     controlnet: ViewControlNet
     mid_view_attention: MidViewAttention = "unconditional"
     max_views_per_call: int = 16
+    share_batch: bool = True
 
     def reference_features(self, conditions: Conditions, timestep: int) -> ProjectedBank:
         """The references' keys and values at a timestep: serves all views and groups."""
@@ -110,6 +111,8 @@ class Denoiser:
         views: Sequence[int],
         num_views: int,
         bank: ProjectedBank | None,
+        *,
+        with_unconditional: bool = False,
     ) -> Tensor:
         """One call of the backbone.
 
@@ -120,9 +123,10 @@ class Denoiser:
             views: which views these are; N = groups * `num_views`.
             num_views: size of each group.
             bank: the references; None: the unconditional call, without references and without camera.
+            with_unconditional: both calls at once.
 
         Returns:
-            [N, C, h, w] float32.
+            [N, C, h, w] float32; with both calls [2 N, C, h, w], the conditional ones first.
         """
         hint = conditions.explicit_hint
         out: Tensor = self.unet(
@@ -133,10 +137,29 @@ class Denoiser:
             reference_bank=bank,
             control_residuals=None if bank is None else self.control(latents, timestep, conditions, views),
             hint=None if hint is None else hint[list(views)],
-            use_mid_view_attention=self.mid_view_attention == "always"
-            or (self.mid_view_attention == "unconditional" and bank is None),
+            mid_view_attention=self.mid_view_attention,
+            with_unconditional=with_unconditional,
         )
         return out.float()
+
+    def _predict_guided(
+        self,
+        latents: Tensor,
+        timestep: int,
+        conditions: Conditions,
+        views: Sequence[int],
+        num_views: int,
+        bank: ProjectedBank,
+        guidance_scale: float,
+    ) -> Tensor:
+        call = (latents, timestep, conditions, views, num_views)
+        if guidance_scale == 1.0:
+            return self.predict(*call, bank)
+        if self.share_batch:
+            conditional, unconditional = self.predict(*call, bank, with_unconditional=True).chunk(2)
+        else:
+            conditional, unconditional = self.predict(*call, bank), self.predict(*call, None)
+        return unconditional + guidance_scale * (conditional - unconditional)
 
     def predict_groups(
         self,
@@ -166,23 +189,31 @@ class Denoiser:
             batch = self._next_batch(pending)
             views = [view for group in batch for view in group]
             try:
-                size = len(batch[0])
-                guided = self.predict(latents[views], timestep, conditions, views, size, bank)
-                if guidance_scale != 1.0:
-                    uncond = self.predict(latents[views], timestep, conditions, views, size, None)
-                    guided = uncond + guidance_scale * (guided - uncond)
+                guided = self._predict_guided(
+                    latents[views], timestep, conditions, views, len(batch[0]), bank, guidance_scale
+                )
             except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
+                if not self._shrink(len(batch), len(views)):
                     raise  # the views of one group see one another: they cannot be split
-                self.max_views_per_call = len(views) // 2
-                torch.cuda.empty_cache()
-                logger.warning("out of GPU memory with %d views at once: halved", len(views))
                 continue
             index = torch.tensor(views, device=latents.device)
             total.index_add_(0, index, guided.to(latents.dtype))
             count.index_add_(0, index, torch.ones_like(index, dtype=count.dtype))
             del pending[: len(batch)]
         return total / count[:, None, None, None]
+
+    def _shrink(self, groups: int, views: int) -> bool:
+        """Make the next call smaller than one of this size; False if it cannot be."""
+        if groups > 1:
+            self.max_views_per_call = views // 2
+            logger.warning("out of GPU memory with %d views at once: halved", views)
+        elif self.share_batch:
+            self.share_batch = False
+            logger.warning("out of GPU memory: the two branches of guidance now run one after the other")
+        else:
+            return False
+        torch.cuda.empty_cache()
+        return True
 
     def _next_batch(self, pending: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         size = len(pending[0])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -13,24 +14,29 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from dp3d_cli.core.diffusion.codec import decode_latents, downsampling, encode_images
+from dp3d_cli.core.devices import torch_device
+from dp3d_cli.core.diffusion.codec import decode_latents, downsampling, encode_images, in_slices
 from dp3d_cli.core.diffusion.configs import Sizes, build_networks
 from dp3d_cli.core.diffusion.control import ViewControlNet
-from dp3d_cli.core.diffusion.denoising import Conditions, Denoiser, Guidance, MidViewAttention
+from dp3d_cli.core.diffusion.denoising import Conditions, Denoiser, Guidance
 from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
 from dp3d_cli.core.diffusion.noise import draw_views, three_d_aware_noise, view_generator
 from dp3d_cli.core.diffusion.prompt import EmptyPrompt
 from dp3d_cli.core.diffusion.reference_unet import ReferenceUNet
 from dp3d_cli.core.diffusion.sampler import (
     NO_QUIRKS,
+    PUBLISHED,
     PredictionType,
     Quirks,
     Scheduler,
     clean_latents,
     ddim_scheduler,
     plan_timesteps,
+    scheduler_named,
 )
-from dp3d_cli.core.diffusion.view_unet import ViewUNet
+from dp3d_cli.core.diffusion.view_unet import MidViewAttention, ViewUNet
+from dp3d_cli.core.presets import ExecutionSettings, Preset, load_preset
+from dp3d_cli.core.weights.registry import resolve
 
 Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
 """A tensor [N, 3, H, W] in [-1, 1], uint8 RGB arrays [N, H, W, 3], or PIL images. A single one may lack N."""
@@ -39,6 +45,8 @@ HINT_SLICE = 8
 """Camera conditions encoded at once: the first layers of their encoder work at full image resolution."""
 
 OutputType = Literal["pil", "np", "pt"]
+
+_WITHOUT_PRESET = Preset(name="none", weights="none", size=512)
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             scheduler=scheduler,
         )
         self.register_to_config(mid_view_attention=mid_view_attention)
+        self.preset = _WITHOUT_PRESET
 
     @classmethod
     def from_sizes(
@@ -155,14 +164,51 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             mid_view_attention=mid_view_attention,
         )
 
-    def denoiser(self, max_views_per_call: int = 16) -> Denoiser:
-        """The three networks as the denoising loop uses them."""
+    @classmethod
+    def from_preset(cls, preset: str | Path | Preset, *, device: str = "auto") -> DiffPortraitPipeline:
+        """The pipeline of a preset: its weights, number format, scheduler and execution, on a device.
+
+        A call then takes what it is not told from the preset, so that
+        `from_preset("nano")(references, camera_conditions, proxies)` makes the views of `dp3d synthesize`.
+
+        Args:
+            preset: name of a shipped preset, path of a preset file, or a preset.
+            device: torch device; "auto" takes CUDA where there is one.
+
+        Raises:
+            UsageError: no such preset or device.
+            WeightsError: the weights are not on this machine.
+        """
+        if not isinstance(preset, Preset):
+            preset = load_preset(preset)
+        pipeline: DiffPortraitPipeline = cls.from_pretrained(
+            resolve(preset.weights),
+            dtype=getattr(torch, preset.dtype),
+            local_files_only=True,
+            low_cpu_mem_usage=False,  # would need accelerate
+        )
+        pipeline.scheduler = scheduler_named(preset.sampler.scheduler, pipeline.scheduler)
+        pipeline.to(torch_device(device))
+        pipeline.preset = preset
+        networks = (pipeline.unet, pipeline.reference_unet, pipeline.controlnet, pipeline.vae)
+        if preset.execution.channels_last:
+            for network in networks:
+                network.to(memory_format=torch.channels_last)
+        if preset.execution.compile:
+            for network in networks[:3]:
+                network.compile()
+        return pipeline
+
+    def denoiser(self, execution: ExecutionSettings | None = None) -> Denoiser:
+        """The three networks as the denoising loop uses them; `execution`: None for the preset's."""
+        execution = execution or self.preset.execution
         return Denoiser(
             self.unet,
             self.reference_unet,
             self.controlnet,
             self.config.mid_view_attention,
-            max_views_per_call,
+            execution.max_views_per_call,
+            execution.share_batch,
         )
 
     def conditions(
@@ -172,10 +218,12 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         explicit_hint: Tensor | None = None,
     ) -> Conditions:
         """Gather what stays the same over all timesteps; camera conditions [V, 3, H, W] in [-1, 1]."""
-        cameras = torch.split(camera_conditions.to(self.controlnet.dtype), HINT_SLICE)
+        cameras = camera_conditions.to(self.controlnet.dtype)
         return Conditions(
             reference_latents=reference_latents,
-            hint_embedding=torch.cat([self.controlnet.embed_hint(part) for part in cameras]),
+            hint_embedding=in_slices(
+                lambda part: self.controlnet.embed_hint(cameras[part]), cameras.shape[0], HINT_SLICE
+            ),
             prompt=self.empty_prompt().to(self.unet.dtype),
             explicit_hint=explicit_hint,
         )
@@ -189,26 +237,30 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         *,
         confidences: Tensor | None = None,
         coverages: Tensor | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 3.0,
-        guidance_interval: tuple[float, float] = (0.0, 1.0),
-        eta: float = 0.0,
-        noise_strength: float = 1.0,
-        refine_proxy: bool = False,
-        proxy_detail: float = 0.0,
-        proxy_elsewhere: float = 0.0,
-        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        eta: float | None = None,
+        noise_strength: float | None = None,
+        refine_proxy: bool | None = None,
+        proxy_detail: float | None = None,
+        proxy_elsewhere: float | None = None,
+        seed: int | None = None,
         subject_id: str = "",
         view_names: Sequence[str] | None = None,
         generators: Sequence[torch.Generator] | None = None,
         view_group: ViewGroup | None = None,
         closed: bool = False,
-        quirks: Quirks = NO_QUIRKS,
-        max_views_per_call: int = 16,
+        quirks: Quirks | None = None,
+        max_views_per_call: int | None = None,
         output_type: OutputType = "pil",
         callback: Callable[[int, int, Tensor], None] | None = None,
     ) -> DiffPortraitOutput:
         """Synthesize one view per camera condition.
+
+        None in any of the sampler's arguments means the value of the pipeline's preset: see `from_preset`.
+        Without one it is that of `core.presets.SamplerSettings`: 50 steps from pure noise, guidance 3, eta 0,
+        groups of 8 neighbouring views.
 
         Args:
             references: 1 to n aligned portraits of the subject.
@@ -244,6 +296,23 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         Raises:
             ValueError: counts, shapes or ranges do not fit together.
         """
+        sampler = self.preset.sampler
+        num_inference_steps = _given(num_inference_steps, sampler.num_inference_steps)
+        guidance_scale = _given(guidance_scale, sampler.guidance_scale)
+        guidance_interval = _given(guidance_interval, sampler.guidance_interval)
+        eta = _given(eta, sampler.eta)
+        noise_strength = _given(noise_strength, sampler.noise_strength)
+        refine_proxy = _given(refine_proxy, sampler.refine_proxy)
+        proxy_detail = _given(proxy_detail, sampler.proxy_detail)
+        proxy_elsewhere = _given(proxy_elsewhere, sampler.proxy_elsewhere)
+        seed = _given(seed, self.preset.seed)
+        group = sampler.view_group
+        view_group = _given(view_group, ViewGroup(group.size, group.kind, group.overlap))
+        quirks = _given(quirks, PUBLISHED if sampler.published_quirks else NO_QUIRKS)
+        execution = self.preset.execution
+        if max_views_per_call is not None:
+            execution = execution.model_copy(update={"max_views_per_call": max_views_per_call})
+
         device = self.unet.device
         cameras = to_image_tensor(camera_conditions, device)
         reference_images = to_image_tensor(references, device)
@@ -264,7 +333,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             self.unet.config.in_channels,
             *(side // downsampling(self.vae) for side in cameras.shape[-2:]),
         )
-        groups = view_groups(views, view_group or ViewGroup(), closed=closed)
+        groups = view_groups(views, view_group, closed=closed)
 
         reference_noise = proxy_noise = None
         if quirks.sample_posterior:
@@ -281,7 +350,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             cameras,
             self._explicit_hint(proxy_latents, confidences, coverages),
         )
-        denoiser = self.denoiser(max_views_per_call)
+        denoiser = self.denoiser(execution)
         latents = draw_views(generators, shape, device)
         timesteps = plan_timesteps(
             self.scheduler, num_inference_steps, noise_strength, extra_steps=quirks.extra_steps
@@ -365,6 +434,13 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         if noise_strength == 1 and quirks.start_noise_timestep is not None:
             start = quirks.start_noise_timestep
         return three_d_aware_noise(proxy_latents, noise, self.scheduler.alphas_cumprod[start])
+
+
+_Value = TypeVar("_Value")
+
+
+def _given(value: _Value | None, otherwise: _Value) -> _Value:
+    return otherwise if value is None else value
 
 
 def explicit_hint(proxy_latents: Tensor, confidences: Tensor | None, coverages: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ DiffPortrait3D (arXiv 2312.13016), Sec. 3; the places of the view attention foll
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -18,11 +19,15 @@ from dp3d_cli.core.diffusion.attention import (
     KeysValues,
     ProjectedBank,
     ReferenceBank,
+    both_branches,
     project_keys_values,
     spatial_transformer,
 )
 from dp3d_cli.core.diffusion.control import ControlResiduals
 from dp3d_cli.core.diffusion.view_attention import ViewAttention
+
+MidViewAttention = Literal["unconditional", "always", "never"]
+"""Calls in which the middle block's view attention runs; the released sampler: "unconditional"."""
 
 
 class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carries no types
@@ -145,9 +150,12 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
         reference_bank: ReferenceBank | ProjectedBank | None = None,
         control_residuals: ControlResiduals | None = None,
         hint: Tensor | None = None,
-        use_mid_view_attention: bool = True,
+        mid_view_attention: MidViewAttention = "unconditional",
+        with_unconditional: bool = False,
     ) -> Tensor:
         """Predict noise or velocity for groups of views.
+
+        A call without `reference_bank` is the unconditional one of classifier-free guidance.
 
         Args:
             sample: [B * V, C, h, w] noisy latents, subject by subject.
@@ -160,21 +168,28 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
             hint: [B * V, explicit_hint_channels, h, w], the proxy's latents first. It is added behind the
                 first convolution, and the proxy's latents reach the output through a gate that the timestep
                 sets: out = conv_out(...) + gate(t) * proxy. The gate starts at -1, so that a fresh network
-                    that predicts
-                velocity answers "the proxy" at the noisiest timestep, where v = -x0.
-            use_mid_view_attention: run the middle module (released sampler: only without reference and
-                control).
+                that predicts velocity answers "the proxy" at the noisiest timestep, where v = -x0.
+            mid_view_attention: calls in which the middle module runs.
+            with_unconditional: predict both with and without references and camera, in one pass. What lies
+                before the first attention to the references runs once for both. Needs one timestep and one
+                prompt for all.
 
         Returns:
-            [B * V, out_channels, h, w].
+            [B * V, out_channels, h, w]; with both predictions [2 * B * V, ...], the conditional ones first.
 
         Raises:
-            ValueError: the batch is not a multiple of `num_views`, or the bank does not fit.
+            ValueError: the batch is not a multiple of `num_views`, or the bank does not fit, or both
+                predictions are wanted without references or with several timesteps or prompts.
         """
         batch = sample.shape[0]
         if batch % num_views:
             raise ValueError(f"{batch} latents are no whole number of groups of {num_views} views")
         temb = trunk.embed_timestep(self.time_proj, self.time_embedding, timestep, batch, sample)
+        if with_unconditional and (
+            reference_bank is None or temb.shape[0] > 1 or encoder_hidden_states.shape[0] > 1
+        ):
+            raise ValueError("both predictions need references, one timestep and one prompt for all views")
+        guided = batch if with_unconditional else None
         if isinstance(reference_bank, ReferenceBank):
             reference_bank = self.project_reference(reference_bank)
         entries: Iterator[KeysValues] | None = (
@@ -183,7 +198,9 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
 
         def attend(layer: nn.Module, hidden: Tensor) -> Tensor:
             reference = next(entries) if entries is not None else None
-            return spatial_transformer(layer, hidden, encoder_hidden_states, reference=reference)
+            return spatial_transformer(
+                layer, hidden, encoder_hidden_states, reference=reference, guided=guided
+            )
 
         places = iter([*self.down_view_attention, *self.up_view_attention])
 
@@ -198,21 +215,29 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
         skips = trunk.run_down_blocks(self.down_blocks, hidden, temb, attend, mix_views)
 
         def mix_in_middle(hidden: Tensor) -> Tensor:
-            if not use_mid_view_attention or self.mid_view_attention is None:
+            module = self.mid_view_attention
+            if module is None or mid_view_attention == "never":
                 return hidden
-            mixed: Tensor = self.mid_view_attention(hidden, num_views)
-            return mixed
+            if mid_view_attention == "always" or reference_bank is None:
+                mixed: Tensor = module(hidden, num_views)
+                return mixed
+            return torch.cat([hidden[:batch], module(hidden[batch:], num_views)]) if guided else hidden
 
         hidden = trunk.run_mid_block(self.mid_block, skips[-1], temb, attend, mix_in_middle)
 
         if control_residuals is not None:
-            hidden = hidden + control_residuals.mid
-            skips = [skip + residual for skip, residual in zip(skips, control_residuals.down, strict=True)]
+            branches = hidden.shape[0]
+            residuals = (*control_residuals.down, control_residuals.mid)
+            *skips, hidden = (
+                _add_to_first(both_branches(each, branches), residual)
+                for each, residual in zip((*skips, hidden), residuals, strict=True)
+            )
 
         for block in self.up_blocks:
             layers = trunk.layers_of(block)
             for index, (resnet, attention) in enumerate(layers):
-                hidden = resnet(torch.cat([hidden, skips.pop()], dim=1), temb)
+                skip = both_branches(skips.pop(), hidden.shape[0])
+                hidden = resnet(torch.cat([hidden, skip], dim=1), temb)
                 if attention is not None:
                     hidden = attend(attention, hidden)
                 if index + 1 == len(layers):
@@ -223,5 +248,14 @@ class ViewUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carr
         out: Tensor = self.conv_out(functional.silu(self.conv_norm_out(hidden)))
         if hint is not None:
             gate = self.hint_gate(functional.silu(temb))
-            out = out + gate[:, :, None, None] * hint[:, : self.config.in_channels]
+            proxy = both_branches(hint[:, : self.config.in_channels], out.shape[0])
+            out = out + gate[:, :, None, None] * proxy
         return out
+
+
+def _add_to_first(hidden: Tensor, residual: Tensor) -> Tensor:
+    """Add a camera's residual to the conditional entries, which come first."""
+    count = residual.shape[0]
+    if hidden.shape[0] == count:
+        return hidden + residual
+    return torch.cat([hidden[:count] + residual, hidden[count:]])

@@ -206,7 +206,7 @@ def test_each_condition_has_an_effect(pipeline: DiffPortraitPipeline) -> None:
     for condition in (
         {"reference_bank": bank_of(pipeline, latents(1, seed=2))},
         {"control_residuals": control},
-        {"use_mid_view_attention": False},
+        {"mid_view_attention": "never"},
     ):
         assert not torch.allclose(predict(pipeline, sample, **condition), plain, atol=1e-3)
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, to_image_tensor, to_uint8
 from dp3d_cli.core.diffusion.sampler import NO_QUIRKS, PUBLISHED, Quirks, ddim_scheduler, scheduler_named
 from dp3d_cli.core.diffusion.view_attention import ViewAttention
+from dp3d_cli.core.errors import WeightsError
+from dp3d_cli.core.presets import ExecutionSettings, load_preset
+from dp3d_cli.core.weights.registry import resolve
 from tests.core.diffusion.tiny import random_images, shake, tiny_sizes
 
 REFERENCE = random_images(1, seed=9)
@@ -112,9 +116,43 @@ def test_no_work_is_done_twice(pipeline: DiffPortraitPipeline, monkeypatch: pyte
     hints = count_calls(monkeypatch, pipeline.controlnet.controlnet_cond_embedding)
     views_of(pipeline, list(range(16)), num_inference_steps=3, max_views_per_call=8)
     assert reference == [1] * 3  # once per timestep, whatever the number of views
-    assert control == [8] * 6  # two groups, conditional call only
-    assert unet == [8] * 12
+    assert control == [8] * 6  # two groups, conditional branch only
+    assert unet == [8] * 6  # both branches in one call
     assert hints == [8, 8]  # each view's camera once per portrait, in slices
+
+
+@pytest.mark.parametrize("where", ["unconditional", "always", "never"])
+@pytest.mark.parametrize("hint_channels", [0, 6])
+def test_both_branches_in_one_batch_are_the_two_calls(where: Any, hint_channels: int) -> None:
+    sizes = tiny_sizes(explicit_hint_channels=hint_channels)
+    pipeline = shake(DiffPortraitPipeline.from_sizes(sizes, mid_view_attention=where))
+    apart = ExecutionSettings(share_batch=False)
+    with torch.no_grad():
+        hint = torch.randn(4, hint_channels, 4, 4) if hint_channels else None
+        conditions = pipeline.conditions(torch.randn(2, 4, 4, 4), random_images(4), hint)
+        arguments = (torch.randn(4, 4, 4, 4), 500, conditions, [(0, 1), (2, 3)], 3.0)
+        expected = pipeline.denoiser(apart).predict_groups(*arguments)
+        found = pipeline.denoiser().predict_groups(*arguments)
+        conditional = pipeline.denoiser().predict_groups(*arguments[:-1])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(conditional, expected, atol=1e-2)
+
+
+def test_what_both_branches_share_runs_once(
+    pipeline: DiffPortraitPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = count_calls(monkeypatch, pipeline.unet.down_blocks[0].resnets[0])
+    query = count_calls(monkeypatch, pipeline.unet.reading_layers()[0].transformer_blocks[0].attn1.to_q)
+    last = count_calls(monkeypatch, pipeline.unet.up_blocks[-1].resnets[-1])
+    views_of(pipeline, [0, 1], num_inference_steps=1)
+    assert (first, query, last) == ([2], [2], [4])
+
+
+def test_both_branches_need_something_that_tells_them_apart(pipeline: DiffPortraitPipeline) -> None:
+    with pytest.raises(ValueError, match="both predictions need references"):
+        pipeline.unet(
+            torch.randn(2, 4, 4, 4), 500, pipeline.empty_prompt(), num_views=2, with_unconditional=True
+        )
 
 
 def test_guidance_of_one_skips_the_unconditional_call(
@@ -129,8 +167,10 @@ def test_guidance_acts_in_its_interval_only(
     pipeline: DiffPortraitPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unet = count_calls(monkeypatch, pipeline.unet)
+    last = count_calls(monkeypatch, pipeline.unet.up_blocks[-1].resnets[-1])
     views_of(pipeline, [0, 1], num_inference_steps=4, guidance_interval=(0.3, 0.6))
-    assert len(unet) == 4 + 1  # of the timesteps 751, 501, 251 and 1, one lies inside
+    assert unet == [2] * 4
+    assert last == [2, 4, 2, 2]  # of the timesteps 751, 501, 251 and 1, one lies inside
 
 
 def test_several_references_differ_from_one(pipeline: DiffPortraitPipeline) -> None:
@@ -238,14 +278,14 @@ def test_each_quirk_changes_the_result(pipeline: DiffPortraitPipeline) -> None:
 
 
 def test_middle_view_attention_runs_where_the_pipeline_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = {}
+    views = {}
     for where in ("unconditional", "always", "never"):
         pipeline = shake(DiffPortraitPipeline.from_sizes(tiny_sizes(), mid_view_attention=where))
         assert isinstance(pipeline.unet.mid_view_attention, ViewAttention)
         batches = count_calls(monkeypatch, pipeline.unet.mid_view_attention)
         views_of(pipeline, [0, 1])
-        calls[where] = len(batches)
-    assert calls == {"unconditional": 2, "always": 4, "never": 0}
+        views[where] = sum(batches)
+    assert views == {"unconditional": 2 * 2, "always": 2 * 4, "never": 0}
 
 
 def test_the_batch_halves_when_the_device_is_out_of_memory(
@@ -262,6 +302,7 @@ def test_the_batch_halves_when_the_device_is_out_of_memory(
 
     monkeypatch.setattr(pipeline.unet, "forward", small_device)
     assert_same(views_of(pipeline, views, view_group=ViewGroup(2)), expected)
+    assert_same(views_of(pipeline, views[:2], view_group=ViewGroup(2)), expected[:2])
     with pytest.raises(torch.cuda.OutOfMemoryError):
         views_of(pipeline, views, view_group=ViewGroup(4))
 
@@ -287,6 +328,59 @@ def test_half_precision_stays_close(own_pipeline: DiffPortraitPipeline) -> None:
     half = views_of(own_pipeline.to(torch.bfloat16), [0, 1], eta=0.0, guidance_scale=1.0)
     assert half.dtype == torch.float32
     assert (half - exact).square().mean().sqrt() < 0.1 * exact.square().mean().sqrt()
+
+
+def test_a_preset_gives_the_views_of_synthesize() -> None:
+    """Every setting of the preset counts, and a call may depart from any of them."""
+    preset = load_preset("nano", ["sampler.num_inference_steps=4", "sampler.noise_strength=0.5", "seed=3"])
+    pipeline = DiffPortraitPipeline.from_preset(preset, device="cpu")
+    cameras, proxies = random_images(2, size=64), random_images(2, seed=4, size=64)
+    arguments = (random_images(1, seed=9, size=64), cameras, proxies)
+    found = pipeline(*arguments, output_type="pt").latents
+    assert pipeline.preset == preset
+    spelled = DiffPortraitPipeline.from_pretrained(resolve("nano"), low_cpu_mem_usage=False)(
+        *arguments,
+        num_inference_steps=4,
+        guidance_scale=1.0,
+        noise_strength=0.5,
+        refine_proxy=True,
+        proxy_detail=1.0,
+        proxy_elsewhere=0.3,
+        seed=3,
+        view_group=ViewGroup(8, "overlap", 4),
+        output_type="pt",
+    ).latents
+    assert torch.equal(found, spelled)
+    assert not torch.equal(pipeline(*arguments, seed=4, output_type="pt").latents, found)
+
+
+def test_a_preset_may_ask_for_another_solver_and_number_format() -> None:
+    preset = load_preset("nano", ["sampler.scheduler=unipc", "dtype=bfloat16"])
+    pipeline = DiffPortraitPipeline.from_preset(preset, device="cpu")
+    assert isinstance(pipeline.scheduler, UniPCMultistepScheduler)
+    assert pipeline.unet.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [{"channels_last": True}, {"share_batch": False}, {"max_views_per_call": 1}],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_the_way_of_execution_changes_rounding_only(execution: dict[str, Any]) -> None:
+    overrides = ["noise_strength=0.5", "guidance_scale=2", "view_group={size: 1}"]
+    plain = load_preset("nano", overrides)
+    other = plain.model_copy(update={"execution": ExecutionSettings(**execution)})
+    arguments = (random_images(1, seed=9, size=64), random_images(2, size=64), random_images(2, size=64))
+    expected, found = (
+        DiffPortraitPipeline.from_preset(preset, device="cpu")(*arguments, output_type="pt").images
+        for preset in (plain, other)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_a_preset_whose_weights_are_missing_says_what_gets_them() -> None:
+    with pytest.raises(WeightsError, match="dp3d weights"):
+        DiffPortraitPipeline.from_preset("diffportrait3d")
 
 
 def test_output_kinds_agree(pipeline: DiffPortraitPipeline) -> None:

@@ -70,5 +70,5 @@ def shake(pipeline: DiffPortraitPipeline, seed: int = 0) -> DiffPortraitPipeline
     return pipeline
 
 
-def random_images(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+def random_images(count: int, seed: int = 0, size: int = 16) -> torch.Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
