@@ -96,6 +96,13 @@ def test_change_of_brightness_is_the_error() -> None:
     assert flow_consistency([view, view + np.uint8(10)]).error == pytest.approx(10, abs=0.2)
 
 
+def test_pictures_of_nothing_in_common_leave_hardly_a_pixel() -> None:
+    views = [smooth_noise(np.random.default_rng(seed), 96, 96) for seed in (0, 1)]
+    result = flow_consistency(views)
+    assert result.share < 0.1  # 0.84 without the way back
+    assert result.error > 40
+
+
 def test_reversed_sequence_scores_the_same(head: Scene) -> None:
     there, back = (flow_consistency(views, closed=False) for views in (head.views, head.views[::-1]))
     assert there.error == pytest.approx(back.error, rel=1e-12)
