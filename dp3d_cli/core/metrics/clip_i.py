@@ -58,8 +58,9 @@ class ClipFeatures:
         from transformers import CLIPVisionModelWithProjection
         from transformers.utils import logging
 
-        verbosity = logging.get_verbosity()
+        verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()  # it warns of the text encoder's tensors, which are not needed
+        logging.disable_progress_bar()
         try:
             network, loading = CLIPVisionModelWithProjection.from_pretrained(
                 weights.path, local_files_only=True, output_loading_info=True
@@ -68,6 +69,8 @@ class ClipFeatures:
             raise weights.damaged(f"the weights cannot be loaded ({error}).") from error
         finally:
             logging.set_verbosity(verbosity)
+            if has_bars:
+                logging.enable_progress_bar()
         if missing := sorted(loading["missing_keys"]):
             raise weights.damaged(f"{len(missing)} tensors are missing, such as {missing[0]}.")
         device = torch.device(device)
