@@ -97,6 +97,14 @@ def unavailable(results: Results, metric: str, method: str | None = None) -> Una
     return None
 
 
+def unavailable_everywhere(results: Results, metric: str) -> list[Unavailable]:
+    """Why no method has a number of this metric, each reason once; empty if one has."""
+    if any(figure(results, method, metric).value is not None for method in results.methods):
+        return []
+    told = {(entry.message, entry.command): entry for entry in results.unavailable if entry.metric == metric}
+    return list(told.values())
+
+
 def row_metrics(results: Results) -> list[MetricFacts]:
     """Metrics that have a number for every view."""
     return [facts for facts in results.metrics if facts.kind not in ("set", "sequence")]

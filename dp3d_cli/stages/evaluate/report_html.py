@@ -29,7 +29,7 @@ from dp3d_cli.stages.evaluate.report_figures import (
     row_metrics,
     shown,
     skipped_text,
-    unavailable,
+    unavailable_everywhere,
 )
 from dp3d_cli.stages.evaluate.report_plots import Series, angle_plot, box_plot, interval_bar, mark
 from dp3d_cli.stages.evaluate.report_turntable import MAX_VIEWS, Turntable, extremes, looked_at, turntable
@@ -129,9 +129,9 @@ def _facts(results: Results) -> list[View]:
         _fact("Pairs", str(sum(len(method.rows) for method in results.methods))),
         _fact("Left out", skipped_text(results)),
     ]
-    missing = sum(1 for facts_ in results.metrics if unavailable(results, facts_.name) is not None)
+    missing = [entry.name for entry in results.metrics if unavailable_everywhere(results, entry.name)]
     if missing:
-        facts.append(_fact("Metrics unavailable", f"{missing} of {len(results.metrics)}"))
+        facts.append(_fact("Metrics unavailable", f"{len(missing)} of {len(results.metrics)}"))
     for key, value in rule.items():
         if key in _ELSEWHERE or value is None:
             continue
@@ -163,12 +163,10 @@ def _head(facts: MetricFacts) -> dict[str, object]:
 def _row(results: Results, facts: MetricFacts, styles: Sequence[int | None]) -> View:
     figures = [figure(results, method, facts.name) for method in results.methods]
     best = best_of(facts, [own.value for own in figures])
-    everywhere = unavailable(results, facts.name)
-    for_all = everywhere if everywhere is not None and everywhere.method is None else None
     return {
         **_head(facts),
         "formula": facts.formula,
-        "unavailable": _unavailable(for_all),
+        "unavailable": [_unavailable(entry) for entry in unavailable_everywhere(results, facts.name)],
         "cells": [
             {
                 "best": n == best,

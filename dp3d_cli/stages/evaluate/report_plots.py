@@ -8,6 +8,7 @@ bytes.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ STYLES = 8
 """Colours and marks in the style sheet; more methods start again from the first."""
 
 _WIDTH = 420
+_LABELS = 124  # right end of the names in a box plot
 _MAX_DOTS = 400  # per plot; with more values only boxes, means and outliers are drawn
 _MAX_OUTLIERS = 40  # per box
 
@@ -100,7 +102,7 @@ def box_plot(series: Sequence[Series], facts: MetricFacts) -> Markup:
     pitch, top = 34, 8
     bottom = top + pitch * len(series)
     everything = [value for own in series for value in own.values]
-    axis = _Axis(*_padded(min(everything), max(everything)), 122, _WIDTH - 14)
+    axis = _Axis(*_padded(min(everything), max(everything)), _LABELS + 8, _WIDTH - 14)
     parts = [_value_grid(axis, facts, top, bottom)]
     with_dots = len(everything) <= _MAX_DOTS
     summaries = []
@@ -110,8 +112,8 @@ def box_plot(series: Sequence[Series], facts: MetricFacts) -> Markup:
         parts.append(_box(own, quartiles, axis, middle, with_dots))
         label = shown(own.name)
         parts.append(
-            f'<text class="name" x="112" y="{middle + 4:.1f}" text-anchor="end">{escape(_short(label, 17))}'
-            f"<title>{escape(label)}</title></text>"
+            f'<text class="name" x="{_LABELS}" y="{middle + 4:.1f}" text-anchor="end">'
+            f"{escape(_short(label, 17))}<title>{escape(label)}</title></text>"
         )
         summaries.append(
             f"{label}: median {number(facts, quartiles[1])}, quartiles {number(facts, quartiles[0])} and "
@@ -276,12 +278,22 @@ def _tick(value: float) -> str:
     return "0" if text == "-0" else text
 
 
-def _short(text: str, length: int) -> str:
-    """A name cut in its middle."""
-    if len(text) <= length:
+def _short(text: str, width: int) -> str:
+    """A name cut in its middle to a width in letters."""
+    if sum(map(_letters, text)) <= width:
         return text
-    half = (length - 1) // 2
-    return f"{text[: length - 1 - half]}…{text[-half:]}"
+    first, last = list(text), list[str]()
+    half = (width - 1) // 2
+    while first and sum(map(_letters, last)) + _letters(first[-1]) <= half:
+        last.insert(0, first.pop())
+    while first and sum(map(_letters, first)) > width - 1 - half:
+        first.pop()
+    return "".join(first) + "…" + "".join(last)
+
+
+def _letters(character: str) -> int:
+    """Width of a character in letters; capitals count as wide, too, since they overflow most."""
+    return 2 if character in "MW@" or unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _svg(
