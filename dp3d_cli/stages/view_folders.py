@@ -2,7 +2,9 @@
 
 A folder that directly holds numbered pictures ("000.png", "frame_0001.jpg") is one subject; its id is its
 path below the folder that was searched. `views.json`, where there is one, says which files are views, in
-which order and from which angle. A video file is a subject too, frame i being view i.
+which order and from which angle. So does a `cameras.json` or `transforms.json`, whose images may lie in a
+folder below ("images/cam_222200037.jpg"): view i is its i-th entry, and its camera is known. A video file is
+a subject too, frame i being view i.
 """
 
 from __future__ import annotations
@@ -12,17 +14,28 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
+from dp3d_cli.core.cameras.camera import Camera
+from dp3d_cli.core.cameras.files import read_camera_list
 from dp3d_cli.core.errors import InputError, UsageError
 from dp3d_cli.core.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from dp3d_cli.core.videos import count_frames
 
 DESCRIPTION = "views.json"
+CAMERA_FILES = ("cameras.json", "transforms.json")
 
 # Folders beside a `proxy.json` that hold a map per view rather than views.
 _MAPS = ("confidence", "coverage")
+
+
+class _Angles(TypedDict):
+    yaw: float | None
+    pitch: float | None
+    camera: Camera | None
+
 
 _NUMBERED = re.compile(r"(?:[A-Za-z]+[_-]?)?(\d+)")
 
@@ -35,13 +48,17 @@ class View:
         index: number of the view; what decides which views belong together.
         path: a picture, or the video that holds it.
         frame: frame number if `path` is a video.
-        yaw: camera angle [rad] if known.
+        yaw: angle of the camera [rad] if known.
+        pitch: the same; negative is above the face.
+        camera: the camera if known.
     """
 
     index: int
     path: Path
     frame: int | None = None
     yaw: float | None = None
+    pitch: float | None = None
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,8 @@ class ViewFolder:
         views: in playing order.
         closed: whether the last view leads back to the first; None if unknown.
         references: paths of the reference portraits as `views.json` has them.
-        description: the `views.json` used.
+        description: the `views.json`, or else the camera file, that says which files are views.
+        camera_file: the file that the cameras were read from.
     """
 
     id: str
@@ -63,6 +81,7 @@ class ViewFolder:
     closed: bool | None = None
     references: tuple[str, ...] = ()
     description: Path | None = None
+    camera_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +138,19 @@ def find_view_folders(root: Path, inner: str | None = None, *, videos: bool = Fa
             continue
         if subject is not None:
             found[identity] = subject
-    ordered = [found[identity] for identity in sorted(found)]
+    # Pictures that a camera file above them describes are that folder's views, not a subject of their own.
+    claimed = {
+        Path(os.path.normpath(view.path.parent))
+        for entry in found.values()
+        if isinstance(entry, ViewFolder) and entry.camera_file is not None
+        for view in entry.views
+        if view.path.parent != entry.path
+    }
+    ordered = [
+        entry
+        for _, entry in sorted(found.items())
+        if not (isinstance(entry, ViewFolder) and Path(os.path.normpath(entry.path)) in claimed)
+    ]
     return Found(
         tuple(entry for entry in ordered if isinstance(entry, ViewFolder)),
         tuple(entry for entry in ordered if isinstance(entry, Unusable)),
@@ -127,15 +158,20 @@ def find_view_folders(root: Path, inner: str | None = None, *, videos: bool = Fa
 
 
 def read_view_folder(folder: Path, identity: str) -> ViewFolder | None:
-    """The views that a folder directly holds, or None if it holds none.
+    """The views that a folder directly holds or its camera file names, or None if there are none.
 
     Raises:
-        InputError: two files claim one view ("duplicate-view"), or `views.json` is damaged
-            ("damaged-description").
+        InputError: two files claim one view ("duplicate-view"), `views.json` is damaged
+            ("damaged-description"), or the camera file is (its own reasons) or names no picture that is there
+            ("no-frames").
     """
     description = folder / DESCRIPTION
+    camera_file = next((folder / name for name in CAMERA_FILES if (folder / name).is_file()), None)
     if description.is_file():
-        return _read_description(folder, identity, description)
+        described = _read_description(folder, identity, description)
+        return described if camera_file is None else _with_cameras(described, camera_file)
+    if camera_file is not None:
+        return _read_camera_file(folder, identity, camera_file)
     views: dict[int, View] = {}
     for path in sorted(folder.iterdir()):
         index = view_index(path)
@@ -215,12 +251,13 @@ def _read_description(folder: Path, identity: str, description: Path) -> ViewFol
         views = []
         for number, entry in enumerate(entries):
             name = str(entry["view"])
-            yaw_deg = entry.get("yaw_deg")
+            yaw_deg, pitch_deg = entry.get("yaw_deg"), entry.get("pitch_deg")
             views.append(
                 View(
                     index=int(name) if name.isdecimal() else number,
                     path=folder / str(entry.get("file", f"{name}.png")),
                     yaw=math.radians(yaw_deg) if yaw_deg is not None else None,
+                    pitch=math.radians(pitch_deg) if pitch_deg is not None else None,
                 )
             )
         if len({view.index for view in views}) < len(views) or not views:
@@ -236,6 +273,50 @@ def _read_description(folder: Path, identity: str, description: Path) -> ViewFol
     return ViewFolder(
         identity, folder, tuple(views), closed if isinstance(closed, bool) else None, references, description
     )
+
+
+def _read_camera_file(folder: Path, identity: str, camera_file: Path) -> ViewFolder | None:
+    """A folder with cameras.json or transforms.json: view i is its i-th entry."""
+    listed = read_camera_list(camera_file)
+    views = tuple(
+        View(index, _picture_at(folder / name), **_angles(camera))
+        for index, (name, camera) in enumerate(zip(listed.file_names, listed.cameras, strict=True))
+    )
+    if not any(view.path.is_file() for view in views):
+        raise InputError(
+            f"{camera_file}: none of the {len(views)} pictures it names is there ({listed.file_names[0]}). "
+            "Put them where it says, or remove it to take numbered pictures as they are.",
+            reason="no-frames",
+        )
+    return ViewFolder(identity, folder, views, listed.closed, (), camera_file, camera_file)
+
+
+def _with_cameras(described: ViewFolder, camera_file: Path) -> ViewFolder:
+    """The views with the cameras that the file beside `views.json` gives to their pictures."""
+    listed = read_camera_list(camera_file)
+    cameras = {
+        os.path.normpath(camera_file.parent / name): camera
+        for name, camera in zip(listed.file_names, listed.cameras, strict=True)
+    }
+    views = []
+    for view in described.views:
+        camera = cameras.get(os.path.normpath(view.path))
+        views.append(view if camera is None else replace(view, camera=camera))
+    return replace(described, views=tuple(views), camera_file=camera_file)
+
+
+def _picture_at(path: Path) -> Path:
+    """The path, or with the picture suffix it lacks, as Blender's transforms.json leaves it out."""
+    if path.suffix.lower() in IMAGE_SUFFIXES or path.is_file():
+        return path
+    candidates = (path.with_name(path.name + suffix) for suffix in sorted(IMAGE_SUFFIXES))
+    return next((candidate for candidate in candidates if candidate.is_file()), path)
+
+
+def _angles(camera: Camera | None) -> _Angles:
+    if camera is None:
+        return {"yaw": None, "pitch": None, "camera": None}
+    return {"yaw": camera.yaw, "pitch": camera.pitch, "camera": camera}
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def test_wrong_input_ends_with_status_2(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     process = run(tmp_path / "portraits", "--method", f"views={tmp_path / 'empty'}")
     assert process.returncode == 2
-    assert "no views of any subject" in process.stderr
+    assert "no views found" in process.stderr
 
 
 @pytest.mark.skipif(not REAL_PORTRAITS.is_dir(), reason="the real portraits are not part of the project")

@@ -41,7 +41,7 @@ def test_report_is_written_and_its_files_are_printed(work: Path) -> None:
     )
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
-        f"{output}/{name}" for name in ("metrics.json", "per_image.csv", "report.md")
+        f"{output}/{name}" for name in ("metrics.json", "per_image.csv", "report.md", "report.html")
     ]
     assert "| reference-copied | 6 |" in result.stderr
     metrics = json.loads((output / "metrics.json").read_text())
@@ -101,7 +101,7 @@ def test_dry_run_writes_nothing(work: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--metrics", "lpips"), "psnr, ssim, zncc"),
+        (("--metrics", "vmaf"), "psnr, ssim, lpips_alex"),
         (("--crop", "nose"), "56:196,62:194"),
         (("--size", "1"), "between 16 and 4096"),
         (("--min-yaw", "0.2"), "--cameras"),

@@ -7,8 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from dp3d_cli.stages.engine.stage import Json
-
 
 @dataclass(frozen=True)
 class PairScore:
@@ -65,7 +63,7 @@ class SubjectScores:
         rows: what was scored.
         bad: what could not be.
         sequences: metric over the whole sequence of views → number; absent where it does not apply.
-        implementations: metric → what computed it (package, weights, resize, device), as it was loaded.
+        problems: sentences on what could not be computed although the rows could.
     """
 
     method: str
@@ -73,7 +71,7 @@ class SubjectScores:
     rows: tuple[PairScore, ...]
     bad: tuple[BadPair, ...] = ()
     sequences: Mapping[str, float] = field(default_factory=dict)
-    implementations: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """As a JSON file; inf and NaN as texts, since JSON has no such numbers."""
@@ -94,7 +92,7 @@ class SubjectScores:
             tuple(rows),
             tuple(BadPair(**entry) for entry in content["bad"]),
             _numbers(content["sequences"]),
-            content["implementations"],
+            tuple(content["problems"]),
         )
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.errors import UsageError
 from dp3d_cli.core.images import write_png
 from dp3d_cli.core.videos import write_video
-from dp3d_cli.stages.evaluate.pairing import BASELINE, Pairing, beyond_yaw, method_names, with_yaws
+from dp3d_cli.stages.evaluate.pairing import BASELINE, Pairing, beyond_yaw, method_names, with_cameras
 from dp3d_cli.stages.evaluate.plan import Request, plan
 from tests.stages.view_pictures import picture, write_views
 
@@ -122,7 +123,7 @@ def test_min_yaw_keeps_the_turned_cameras_of_a_named_trajectory(tmp_path: Path) 
     assert pairs(pairing) == {"views/anna": [2, 3, 4, 5, 6, 10, 11, 12, 13, 14]}
     assert pairing.outside_yaw == 6
     assert protocol.cameras is not None
-    assert protocol.cameras[4] == pytest.approx(0.35, abs=0.001)
+    assert protocol.cameras[4].yaw == pytest.approx(0.35, abs=0.001)
     assert all(abs(pair.yaw or 0) > 0.2 for pair in pairing.matches[0].pairs)
 
 
@@ -143,7 +144,7 @@ def test_min_yaw_without_angles_is_a_usage_error(tmp_path: Path) -> None:
         plan(request)
     _, pairing = plan(Request((tmp_path / "views",), tmp_path / "gt"))
     with pytest.raises(UsageError, match="view 1 is unknown"):
-        beyond_yaw(with_yaws(pairing, [0.5]), 0.2)
+        beyond_yaw(with_cameras(pairing, [Camera.look_at(0.5, 0.0)]), 0.2)
 
 
 def test_order_of_the_file_system_does_not_matter(tmp_path: Path) -> None:
