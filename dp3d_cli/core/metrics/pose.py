@@ -24,7 +24,7 @@ the three, its numbers are three times ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.faces.detect import Detector
-from dp3d_cli.core.faces.landmarks import WEIGHTS, LandmarkNet, head_pose
+from dp3d_cli.core.faces.face import FaceBox
+from dp3d_cli.core.faces.landmarks import WEIGHTS, LandmarkNet, head_pose, portrait_box
 from dp3d_cli.core.faces.opencv import OpenCVDetector
 from dp3d_cli.core.metrics.face_models import FaceModel, load_face_detector, load_face_model
 from dp3d_cli.core.metrics.pictures import Picture, check_picture
@@ -46,6 +47,8 @@ Backend = Literal["auto", "insightface", "landmarks"]
 
 _MODEL = "1k3d68.onnx"
 _SIDE = 192  # of its input [px]
+MIN_CONFIDENCE = 0.45
+"""Of the embedded network's points on average, in (0, 1), for there to be a face."""
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0])
 
 
@@ -262,6 +265,10 @@ class LandmarkPose:
     """The embedded landmark network and a perspective fit of its mean head (`core.faces.landmarks`).
 
     For where insightface's models are missing, or must not be used. The lens is EG3D's over the longer side.
+
+    A square picture is first looked at as an aligned portrait, whose face has its place; the embedded face
+    detector, which misses heads that are turned far, is asked only if no face is there. What decides that a
+    face was found is the network's mean confidence.
     """
 
     backend = "landmarks"
@@ -280,18 +287,26 @@ class LandmarkPose:
         return cls(LandmarkNet.load(device=device), OpenCVDetector())
 
     def estimate(self, picture: Picture) -> HeadAngles | None:
-        """Angles of the largest face in uint8 [H, W, 3] RGB; None if there is none.
+        """Angles of the aligned or else the largest face in uint8 [H, W, 3] RGB; None if there is none.
 
         Raises:
             ValueError: not a uint8 RGB picture.
         """
         check_picture(picture)
-        faces = self._detector.detect(picture)
-        if not faces:
-            return None
         height, width = picture.shape[:2]
-        points, confidence = self._network.points(picture, faces[0].box)
-        return HeadAngles.from_world2cam(head_pose(points, confidence, width, height).rotation)
+        for box in self._boxes(picture):
+            points, confidence = self._network.points(picture, box)
+            if confidence.mean() >= MIN_CONFIDENCE:
+                return HeadAngles.from_world2cam(head_pose(points, confidence, width, height).rotation)
+        return None
+
+    def _boxes(self, picture: Picture) -> Iterator[FaceBox]:
+        """Where a face may be, the likeliest place first."""
+        height, width = picture.shape[:2]
+        if height == width:
+            yield portrait_box(width, height)
+        if faces := self._detector.detect(picture):
+            yield faces[0].box
 
     def describe(self) -> dict[str, object]:
         """What decides the number, for reports."""
@@ -303,8 +318,8 @@ class LandmarkPose:
             "runtime": f"torch {torch.__version__}",
             "weights": WEIGHTS.name,
             "weights_sha256": sha256(WEIGHTS),
-            "detector": self._detector.name,
-            "face": "largest",
+            "detector": f"place of the aligned face, else {self._detector.name}",
+            "face": f"mean confidence of the points at least {MIN_CONFIDENCE}",
             "range": "uint8 RGB 0..255",
             "resize": "square about the face to 96 x 96, area average",
             "resize_library": f"opencv {cv2.__version__}",

@@ -293,17 +293,22 @@ def test_auto_takes_insightface_only_if_its_models_are_there(
 
 
 class ExactPoints:
-    """In place of the network: where this camera sees the mean head."""
+    """In place of the network: where this camera sees the mean head, if the box is about the right place."""
 
-    def __init__(self, camera: Camera) -> None:
-        self.camera = camera
+    def __init__(self, camera: Camera, place: FaceBox | None = None) -> None:
+        self.camera, self.place = camera, place
+        self.boxes: list[FaceBox] = []
 
     def points(self, image: np.ndarray, box: FaceBox) -> tuple[np.ndarray, np.ndarray]:
+        self.boxes.append(box)
         height, width = image.shape[:2]
         world = np.array(list(FEATURE_POINTS.values()))
         seen = world @ self.camera.world2cam[:3, :3].T + self.camera.world2cam[:3, 3]
-        pixels = seen @ self.camera.pixel_intrinsics(width, height).T
-        return pixels[:, :2] / pixels[:, 2:] - 0.5, np.ones(len(FEATURE_NAMES))
+        lens = normalised_intrinsics() * np.array([[max(width, height)], [max(width, height)], [1]])
+        lens[:2, 2] = width / 2, height / 2
+        pixels = seen @ lens.T
+        sure = self.place is None or box.overlap(self.place) > 0.5
+        return pixels[:, :2] / pixels[:, 2:] - 0.5, np.full(len(FEATURE_NAMES), 0.8 if sure else 0.3)
 
 
 class GivenFaces:
@@ -330,9 +335,28 @@ def test_exact_points_give_the_exact_camera(yaw: float, pitch: float, roll_deg: 
     assert pose_mae_deg(estimate, HeadAngles.of_camera(camera)) < 2e-3
 
 
-def test_picture_without_a_face_gives_none() -> None:
-    estimator = LandmarkPose(ExactPoints(Camera.look_at(0, 0)), GivenFaces())  # type: ignore[arg-type]
-    assert estimator.estimate(np.zeros((64, 64, 3), np.uint8)) is None
+def test_aligned_picture_needs_no_detector() -> None:
+    network = ExactPoints(Camera.look_at(0.2, 0))
+    estimator = LandmarkPose(network, GivenFaces())  # type: ignore[arg-type]
+    assert estimator.estimate(np.zeros((512, 512, 3), np.uint8)) is not None
+    assert len(network.boxes) == 1
+
+
+@pytest.mark.parametrize("size", [(512, 512), (300, 512)])
+def test_face_elsewhere_is_where_the_detector_says(size: tuple[int, int]) -> None:
+    camera, corner = Camera.look_at(0.2, 0), Face(FaceBox(10, 20, 90, 90), "given")
+    estimator = LandmarkPose(ExactPoints(camera, corner.box), GivenFaces(corner))  # type: ignore[arg-type]
+    estimate = estimator.estimate(np.zeros((*size, 3), np.uint8))
+    assert estimate is not None
+    assert geodesic_deg(estimate, camera) < 1e-3
+
+
+@pytest.mark.parametrize("faces", [[], [FACE]])
+def test_picture_without_a_face_gives_none(faces: list[Face]) -> None:
+    nowhere = ExactPoints(Camera.look_at(0, 0), FaceBox(0, 0, 2, 2))
+    estimator = LandmarkPose(nowhere, GivenFaces(*faces))  # type: ignore[arg-type]
+    assert estimator.estimate(np.zeros((512, 512, 3), np.uint8)) is None
+    assert estimator.estimate(np.zeros((512, 300, 3), np.uint8)) is None
 
 
 def test_only_uint8_rgb_pictures_are_taken() -> None:
