@@ -180,7 +180,7 @@ def _as_summary(described: Described) -> str:
     where = str(described.path)
     if described.state != "present":
         where = f"get it: {described.get or 'install dp3d again'}"
-    first = "\t".join(filter(None, [described.name, described.state, _megabytes(described), sha256]))
+    first = "\t".join(filter(None, [described.name, described.state, _size(described), sha256]))
     lines = [
         f"{described.title}{needed_by}",
         f"licence: {described.licence}; source: {described.source}",
@@ -198,7 +198,7 @@ def _as_text(described: Described) -> str:
         lines.append(f"{'folder' if described.path.is_dir() else 'file'}: {described.path}")
     elif described.looked_in:
         lines.append(f"looked in: {', '.join(map(str, described.looked_in))}")
-    lines.append(f"size: {_megabytes(described)}")
+    lines.append(f"size: {_size(described)}")
     if described.sha256:
         lines.append(f"sha256: {described.sha256}")
     if len(described.files) > 1:
@@ -210,10 +210,12 @@ def _as_text(described: Described) -> str:
     return "\n".join(lines)
 
 
-def _megabytes(described: Described) -> str:
+def _size(described: Described) -> str:
     if not described.size:
         return "size unknown"
     about = "about " if described.path is None and not described.files else ""
+    if described.size >= 1e9:
+        return f"{about}{described.size / 1e9:.1f} GB"
     return f"{about}{described.size / 1e6:.{1 if described.size >= 1e6 else 3}f} MB"
 
 

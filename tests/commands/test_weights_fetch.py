@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from dp3d_cli.app import app
 from dp3d_cli.core.weights.backbones import BACKBONES, Backbone, BackboneFile, find_backbone
+from dp3d_cli.core.weights.fetch import fetch_backbone
 from tests.fakes.file_server import FileServer, file_server
 from tests.fakes.processes import ROOT, environment
 from tests.fakes.trees import snapshot
@@ -252,6 +253,22 @@ def test_a_file_of_hugging_face_with_another_digest_is_taken_out(
     assert find_backbone("clip-vit-b32") is None
 
 
+def test_the_progress_of_hugging_face_is_told(hub: Backbone) -> None:
+    progress: list[tuple[int, int | None]] = []
+    fetch_backbone(hub, lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (hub.size, hub.size)
+
+
+def test_a_damaged_file_of_hugging_face_is_fetched_again(home: Path, hub: Backbone) -> None:
+    assert run("fetch", "clip-vit-b32").exit_code == 0
+    folder = find_backbone("clip-vit-b32")
+    assert folder is not None
+    (folder / "pytorch_model.bin").write_bytes(b"bad!" * 1000)
+    assert run("verify", "clip-vit-b32").exit_code == 1
+    assert run("fetch", "clip-vit-b32").exit_code == 0
+    assert (folder / "pytorch_model.bin").read_bytes() == b"clip" * 1000
+
+
 def test_a_file_that_hugging_face_does_not_have(hub: Backbone, server: FileServer) -> None:
     server.files.clear()
     result = run("fetch", "clip-vit-b32")
@@ -361,19 +378,16 @@ def test_a_checkpoint_that_is_none_leaves_nothing(home: Path, server: FileServer
     assert [path.name for path in home.rglob("*") if path.is_file()] == ["model.th"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT])
-def test_an_interrupted_fetch_leaves_nothing_and_starts_anew(
-    home: Path, server: FileServer, number: signal.Signals
-) -> None:
+def test_an_interrupted_fetch_leaves_nothing_and_starts_anew(home: Path, server: FileServer) -> None:
     url = server.give("/slow", ALEXNET)
     server.stalled.add("/slow")
     command = [sys.executable, "-m", "dp3d_cli", "weights", "fetch", "alexnet", "--from", url]
     env = environment(DP3D_WEIGHTS=str(home / "w"), no_proxy="*")
     with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE) as process:
         assert server.is_half_given.wait(60)
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + signal.SIGINT
     assert b"interrupted" in stderr
     assert [path for path in home.rglob("*") if path.is_file()] == []
     assert run("fetch", "alexnet").exit_code == 0
@@ -422,6 +436,7 @@ def test_synthesize_opens_no_connection_and_writes_nothing_beside_the_weights(
     settings = ["-s", f"weights={tiny_weights}", "-s", "cameras.num_views=2", "-s", "num_inference_steps=1"]
     result = guarded(tiny_weights, "synthesize", home / "a.png", "-o", home / "views", *settings)
     assert result.returncode == 0, result.stderr
-    missing = guarded(tiny_weights, "synthesize", home / "a.png", "-o", home / "v", "-p", "diffportrait3d")
+    published = ["-p", "diffportrait3d", "-s", "cameras.num_views=1"]
+    missing = guarded(tiny_weights, "synthesize", home / "a.png", "-o", home / "v", *published)
     assert missing.returncode == 1
     assert b"dp3d weights fetch diffportrait3d --from" in missing.stderr

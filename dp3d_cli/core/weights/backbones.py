@@ -250,9 +250,17 @@ def find_backbone(name: str) -> Path | None:
     backbone = BACKBONES[name]
     needed = [file.name for file in backbone.files if not file.is_optional]
     for folder in backbone_folders(backbone):
-        if all((folder / file).is_file() for file in needed):
+        if all(is_file(folder / file) for file in needed):
             return folder if backbone.is_folder else folder / needed[0]
     return None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file that may be seen; a folder of someone else's that is closed to us has none."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
 
 
 def require_backbone(name: str) -> Path:

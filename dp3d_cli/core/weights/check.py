@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dp3d_cli.core.weights.backbones import Backbone, BackboneFile, backbone_folders
+from dp3d_cli.core.weights.backbones import Backbone, BackboneFile, backbone_folders, is_file
 from dp3d_cli.core.weights.manifest import sha256
 
 
@@ -37,7 +37,7 @@ def check_backbone(backbone: Backbone, place: Path, *, read: bool = True) -> lis
     checked = []
     for file in backbone.files:
         path = place / file.name if backbone.is_folder else place
-        if path.is_file() or not file.is_optional:
+        if is_file(path) or not file.is_optional:
             checked.append(_check_file(file, path, read=read))
     return checked
 
@@ -45,18 +45,21 @@ def check_backbone(backbone: Backbone, place: Path, *, read: bool = True) -> lis
 def partial_place(backbone: Backbone) -> Path | None:
     """The first folder that has any file of a backbone that is a folder: where an incomplete one lies."""
     for folder in backbone_folders(backbone) if backbone.is_folder else ():
-        if any((folder / file.name).is_file() for file in backbone.files):
+        if any(is_file(folder / file.name) for file in backbone.files):
             return folder
     return None
 
 
 def _check_file(file: BackboneFile, path: Path, *, read: bool) -> CheckedFile:
-    if not path.is_file():
+    if not is_file(path):
         return CheckedFile(file, path, "missing")
     if (size := path.stat().st_size) != file.size:
         return CheckedFile(file, path, f"{size} bytes, expected {file.size}")
     if not read:
         return CheckedFile(file, path)
-    digest = sha256(path)
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        return CheckedFile(file, path, f"cannot be read ({error.strerror})")
     wrong = file.sha256 is not None and digest != file.sha256
     return CheckedFile(file, path, f"sha256 {digest}, expected {file.sha256}" if wrong else "", digest)

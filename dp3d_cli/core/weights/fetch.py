@@ -7,6 +7,7 @@ digest and then renamed. What is present and intact is not brought again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.weights.backbones import Backbone, backbone_folders, find_backbone, how_to_get
-from dp3d_cli.core.weights.check import check_backbone
+from dp3d_cli.core.weights.check import CheckedFile, check_backbone
 from dp3d_cli.core.weights.manifest import problems, write_manifest
 from dp3d_cli.core.weights.registry import CHECKPOINT_NAME, WeightsEntry, find, user_folder
 from dp3d_cli.core.weights.transfer import Report, bring, drafted, is_address
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from dp3d_cli.core.diffusion.convert import Conversion
 
 _TRUE = frozenset(("1", "ON", "YES", "TRUE"))  # as huggingface_hub reads HF_HUB_OFFLINE
+
+_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -233,15 +236,15 @@ def unpack(archive: Path, backbone: Backbone, folder: Path) -> None:
 def _bring_from_hugging_face(backbone: Backbone, snapshot: Path, report: Report) -> None:
     """Let huggingface_hub fill its cache, then compare; a file with another digest is taken out again."""
     from huggingface_hub import hf_hub_download
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from huggingface_hub.utils.tqdm import tqdm
 
     done = 0
 
-    class Reporting(tqdm):  # type: ignore[misc]
+    class Reporting(tqdm):
         """Draws nothing and passes the bytes on."""
 
         def __init__(self, *_args: object, initial: float = 0, **_settings: object) -> None:
-            super().__init__(disable=True)
+            super().__init__(disable=True)  # type: ignore[no-untyped-call]
             self.update(initial)  # from an earlier run that was interrupted
 
         def update(self, n: float | None = 1) -> bool | None:
@@ -251,6 +254,7 @@ def _bring_from_hugging_face(backbone: Backbone, snapshot: Path, report: Report)
             return None
 
     cache = snapshot.parents[2]
+    _take_out_damaged(backbone, snapshot)  # or the hub would keep them
     for file in backbone.files:
         try:
             hf_hub_download(
@@ -261,29 +265,32 @@ def _bring_from_hugging_face(backbone: Backbone, snapshot: Path, report: Report)
                 tqdm_class=Reporting,
                 token=False,
             )
-        except PermissionError as error:
-            raise WeightsError(
-                f"{cache}: cannot be written ({error.strerror}). Name another folder in $DP3D_WEIGHTS.",
-                reason="cannot-write",
-            ) from error
         except Exception as error:  # those of its HTTP library too, which differs between its versions
+            if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+                raise WeightsError(
+                    f"{cache}: cannot be written ({error.strerror}). Name another folder in $DP3D_WEIGHTS.",
+                    reason="cannot-write",
+                ) from error
             raise WeightsError(
                 f"{backbone.url}, {file.name}: cannot be downloaded from Hugging Face "
                 f"({' '.join(str(error).split())[:300]}). Check the connection, then run the same command "
                 "again.",
                 reason="download-failed",
             ) from error
-    for checked in check_backbone(backbone, snapshot):
-        if checked.problem:
-            checked.path.resolve().unlink(
-                missing_ok=True
-            )  # the content; the name in the snapshot links to it
-            checked.path.unlink(missing_ok=True)
-            raise WeightsError(
-                f"{backbone.url}, {checked.file.name}: {checked.problem}. This is not the published file; it "
-                "was removed.",
-                reason="wrong-hash",
-            )
+    if damaged := _take_out_damaged(backbone, snapshot):
+        raise WeightsError(
+            f"{backbone.url}, {damaged[0].file.name}: {damaged[0].problem}. This is not the published file; "
+            "it was removed.",
+            reason="wrong-hash",
+        )
+
+
+def _take_out_damaged(backbone: Backbone, snapshot: Path) -> list[CheckedFile]:
+    damaged = [file for file in check_backbone(backbone, snapshot) if file.problem and file.path.exists()]
+    for file in damaged:
+        file.path.resolve().unlink()  # the content, to which the name in the snapshot links
+        file.path.unlink(missing_ok=True)
+    return damaged
 
 
 @contextlib.contextmanager
@@ -297,9 +304,10 @@ def _drafted_folder(folder: Path, *, replace: bool) -> Iterator[Path]:
         if replace and folder.exists():
             folder.rename(aside)
         draft.rename(folder)
-    except PermissionError as error:
+    except OSError as error:
         raise WeightsError(
-            f"{folder.parent}: cannot be written ({error.strerror}). Name another folder in $DP3D_WEIGHTS.",
+            f"{folder.parent}: cannot be written ({error.strerror or error}). Name another folder in "
+            "$DP3D_WEIGHTS.",
             reason="cannot-write",
         ) from error
     finally:

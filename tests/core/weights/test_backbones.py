@@ -20,6 +20,7 @@ from dp3d_cli.core.weights.backbones import (
     library_folder,
     require_backbone,
 )
+from dp3d_cli.core.weights.catalogue import describe
 from dp3d_cli.core.weights.check import check_backbone
 
 
@@ -171,3 +172,32 @@ def test_a_check_tells_size_digest_and_absence(tmp_path: Path) -> None:
     assert checked.problem == ""
     assert checked.sha256 is not None
     assert checked.sha256.startswith("ba7816bf")  # of "abc"
+
+
+def test_needed_by_is_what_the_metrics_ask_for() -> None:
+    from dp3d_cli.stages.evaluate.metrics import METRICS
+
+    asked = {(name, key) for key, metric in METRICS.items() for name in metric.backbones}
+    stated = {(name, key) for name, entry in BACKBONES.items() for key in entry.needed_by if key in METRICS}
+    assert stated == asked
+
+
+def test_a_folder_that_is_closed_to_us_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    assert find_backbone("alexnet") is None
+    assert describe("buffalo_l").state == "missing"
+
+
+def test_a_file_that_may_not_be_read_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(BACKBONES["alexnet"], files=(replace(BACKBONES["alexnet"].files[0], size=0),))
+    path = tmp_path / small.files[0].name
+    path.touch()
+
+    def closed(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", closed)
+    assert [file.problem for file in check_backbone(small, path)] == ["cannot be read (Permission denied)"]
