@@ -56,8 +56,8 @@ def write_torch_backbone(folder: Path, name: str, seed: int = 0) -> Path:
     return target
 
 
-def write_clip(folder: Path, seed: int = 0) -> Path:
-    """Write a tiny random CLIP, image and text encoder, below `folder`, as $HF_HUB_CACHE has it."""
+def write_clip(folder: Path, seed: int = 0, *, full_size: bool = False) -> Path:
+    """Write a random CLIP, image and text encoder, tiny or ViT-B/32, below `folder`, as in $HF_HUB_CACHE."""
     from transformers import CLIPConfig, CLIPModel
 
     tiny = {
@@ -67,11 +67,13 @@ def write_clip(folder: Path, seed: int = 0) -> Path:
         "num_attention_heads": 4,
         "projection_dim": 24,
     }
-    config = CLIPConfig(
-        vision_config={**tiny, "image_size": 224, "patch_size": 32},
-        text_config={**tiny, "vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1},
-        projection_dim=24,
-    )
+    config = CLIPConfig()
+    if not full_size:
+        config = CLIPConfig(
+            vision_config={**tiny, "image_size": 224, "patch_size": 32},
+            text_config={**tiny, "vocab_size": 100, "bos_token_id": 0, "eos_token_id": 1},
+            projection_dim=24,
+        )
     torch.manual_seed(seed)
     network = CLIPModel(config)
     for parameter in network.parameters():  # so that different pictures have clearly different embeddings

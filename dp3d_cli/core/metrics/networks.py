@@ -21,7 +21,7 @@ from torch import Tensor
 from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.metrics.pictures import Picture, check_picture
 from dp3d_cli.core.weights.backbones import BACKBONES, how_to_get, require_backbone
-from dp3d_cli.core.weights.manifest import sha256
+from dp3d_cli.core.weights.check import check_backbone
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Weights:
 
 
 def checked_weights(name: str) -> Weights:
-    """Find a backbone and compare the file of its tensors, its largest, with the published checksum.
+    """Find a backbone and compare every file with what was published.
 
     The libraries check a file only while they download it, and unpickle whatever they find later.
 
@@ -61,12 +61,12 @@ def checked_weights(name: str) -> Weights:
         WeightsError: it is missing ("weights-missing") or not the published one ("weights-damaged").
     """
     path = require_backbone(name)
-    published = max(BACKBONES[name].files, key=lambda file: file.size)
-    weights = Weights(name, path, published.name, sha256(path / published.name if path.is_dir() else path))
-    if published.sha256 is not None and weights.sha256 != published.sha256:
-        raise weights.damaged(
-            f"{published.name} has the sha256 {weights.sha256}, expected {published.sha256}."
-        )
+    checked = check_backbone(BACKBONES[name], path)
+    tensors = max(checked, key=lambda file: file.file.size)
+    weights = Weights(name, path, tensors.file.name, tensors.sha256 or "")
+    for file in checked:
+        if file.problem:
+            raise weights.damaged(f"{file.file.name} is not the published file: {file.problem}.")
     return weights
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from dp3d_cli.core.errors import WeightsError
+from dp3d_cli.core.metrics.dists import Dists
+from dp3d_cli.core.metrics.fid import FidFeatures
 from dp3d_cli.core.metrics.lpips import Lpips
 from dp3d_cli.core.metrics.networks import checked_weights, offline_torch_hub, unit_tensor
 from dp3d_cli.core.weights.backbones import BACKBONES
@@ -28,16 +30,21 @@ def test_checksum_is_that_of_the_file(backbones: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("damage", ["other content", "cut off"])
 def test_other_bytes_than_the_published_are_refused_before_they_are_unpickled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    write_torch_backbone(tmp_path, "alexnet")
+    file = write_torch_backbone(tmp_path, "alexnet")
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was unpickled"))
-    monkeypatch.setenv("DP3D_WEIGHTS", str(tmp_path / "hub"))
-    published = BACKBONES["alexnet"].files[0].sha256
-    with pytest.raises(WeightsError, match=f"expected {published}.*dp3d weights fetch alexnet") as error:
-        Lpips.load("alex")
+    with backbone_cache(tmp_path):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] if damage == "cut off" else content[:-1] + b"?")
+        with pytest.raises(WeightsError) as error:
+            Lpips.load("alex")
     assert error.value.reason == "weights-damaged"
+    problem = f"{len(content) - 1} bytes" if damage == "cut off" else f"sha256 {sha256(file)}"
+    assert f"{ALEXNET} is not the published file: {problem}, expected" in str(error.value)
+    assert "`dp3d weights fetch alexnet`" in str(error.value)
 
 
 def test_stated_folder_comes_before_the_cache(
@@ -81,3 +88,15 @@ def test_unit_tensor_covers_the_range_exactly() -> None:
     tensor = unit_tensor(picture, torch.device("cpu"))
     assert tensor.shape == (1, 3, 16, 16)
     np.testing.assert_array_equal(tensor[0, 2].numpy().ravel(), np.arange(256, dtype=np.float32) / 255)
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_numbers_of_the_cpu(backbones: Path, pictures: list[np.ndarray]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    with backbone_cache(backbones):
+        for load in (lambda device: Lpips.load("vgg", device), lambda device: Dists.load("native", device)):
+            on_cpu, on_cuda = load("cpu"), load("cuda")
+            assert on_cuda(*pictures[:2]) == pytest.approx(on_cpu(*pictures[:2]), abs=1e-5)
+        inception = [FidFeatures.load(device=device).features(pictures[0]) for device in ("cpu", "cuda")]
+    np.testing.assert_allclose(*inception, atol=1e-4)
