@@ -223,9 +223,9 @@ def _consistency(
 
 def _difference(here: Picture, there: Picture, places: Field, used: Mask) -> tuple[float, int]:
     """Sum of absolute RGB differences over the used pixels, and how many pixels these are."""
-    moved = _sample(there.astype(np.float32), places)
-    difference = np.abs(here[used].astype(np.float64) - moved[used].astype(np.float64))
-    return float(difference.sum()), int(used.sum())
+    moved = _sample(there.astype(np.float32), places[used])
+    difference = np.abs(here[used] - moved)
+    return float(difference.sum(dtype=np.float64)), len(moved)
 
 
 def _flow_places(flow: Field, way_back: Field) -> tuple[Field, Mask]:
@@ -281,19 +281,21 @@ def _inside(places: Field) -> Mask:
 
 
 def _sample(values: Field, places: Field) -> Field:
-    """Bilinear interpolation of [H, W, ...] at [H, W, 2] places; the edge goes on beyond the picture.
+    """Bilinear interpolation of [H, W] or [H, W, C] at places [..., 2]; the edge goes on beyond the picture.
 
     OpenCV's `remap` rounds places to 1/32 px, which on a sharp texture adds up to 4 of 255; hence by hand.
     """
     height, width = values.shape[:2]
     x = places[..., 0].clip(0, width - 1)
     y = places[..., 1].clip(0, height - 1)
-    left, top = (np.minimum(axis, limit).astype(np.intp) for axis, limit in ((x, width - 2), (y, height - 2)))
-    extra = (slice(None), slice(None)) + (None,) * (values.ndim - 2)
-    across, down = (x - left)[extra], (y - top)[extra]
-    upper = values[top, left] * (1 - across) + values[top, left + 1] * across
-    lower = values[top + 1, left] * (1 - across) + values[top + 1, left + 1] * across
-    return np.asarray(upper * (1 - down) + lower * down, np.float32)
+    left, top = np.minimum(x, width - 2).astype(np.intp), np.minimum(y, height - 2).astype(np.intp)
+    flat, corner = values.reshape(height * width, -1), top * width + left
+    across, down = (x - left)[..., None], (y - top)[..., None]
+    upper = flat.take(corner, axis=0) * (1 - across) + flat.take(corner + 1, axis=0) * across
+    corner += width
+    lower = flat.take(corner, axis=0) * (1 - across) + flat.take(corner + 1, axis=0) * across
+    sampled = upper * (1 - down) + lower * down
+    return np.asarray(sampled if values.ndim == 3 else sampled[..., 0], np.float32)
 
 
 def _check_views(views: Sequence[Picture]) -> None:
