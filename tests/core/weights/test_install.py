@@ -65,6 +65,27 @@ def test_a_failed_conversion_leaves_the_earlier_weights(weights: Path, tmp_path:
     assert snapshot(weights) == before
 
 
+def test_a_failed_exchange_puts_the_earlier_weights_back(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = weights / "diffportrait3d"
+    (tmp_path / "one.th").write_bytes(b"{}")
+    (tmp_path / "two.th").write_bytes(b"{ }")
+    install_checkpoint(tmp_path / "one.th", folder)
+    before = snapshot(weights)
+    rename = Path.rename
+
+    def fail_once(path: Path, target: Path) -> Path:
+        if target == folder and not path.name.endswith(".old"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(WeightsError, match="Input/output error"):
+        install_checkpoint(tmp_path / "two.th", folder, replace=True)
+    assert snapshot(weights) == before
+
+
 def test_a_folder_that_cannot_be_made_is_told(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "good.th").write_bytes(b"{}")
     weights.touch()
