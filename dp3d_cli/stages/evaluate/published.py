@@ -7,7 +7,7 @@ what differs from its own rule; nothing here enters a mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -121,9 +121,12 @@ def measured_here(table: PublishedTable, results: Results) -> bool:
 
 
 def is_closest(table: PublishedTable, results: Results) -> bool:
-    """Whether the table's rule is near the report's: a metric in common and no other size."""
-    size = results.protocol.get("size")
-    return measured_here(table, results) and table.size in (None, size)
+    """Whether the table is one of the report's protocol; without one, whether size and a metric agree."""
+    rule = results.protocol
+    own = rule.get("published_tables")
+    if rule.get("name") is not None and isinstance(own, Sequence):
+        return table.id in own
+    return measured_here(table, results) and table.size is not None and table.size == rule.get("size")
 
 
 def differences(table: PublishedTable, results: Results) -> tuple[str, ...]:

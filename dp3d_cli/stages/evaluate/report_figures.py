@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dp3d_cli import __version__
 from dp3d_cli.stages.engine.stage import Json
+from dp3d_cli.stages.evaluate.pairing import BASELINE
 from dp3d_cli.stages.evaluate.results import (
     Better,
     Coverage,
@@ -119,6 +121,21 @@ def badness(facts: MetricFacts) -> Callable[[float], float]:
     return lambda value: abs(value - 1)
 
 
+def best_method(facts: MetricFacts, results: Results) -> tuple[int, str] | None:
+    """Position of the method with the best number, and what to say of it.
+
+    The baseline does not take part, but is told if it is better: by some metrics a copy is trivially perfect.
+    None with fewer than two other methods, or if the two best numbers are equal as shown.
+    """
+    values = [figure(results, method, facts.name).value for method in results.methods]
+    is_baseline = [method.method == BASELINE for method in results.methods]
+    best = best_of(facts, [None if skip else value for value, skip in zip(values, is_baseline, strict=True)])
+    if best is None:
+        return None
+    among = [values[best], *(value for value, own in zip(values, is_baseline, strict=True) if own)]
+    return best, "best" if best_of(facts, among) in (None, 0) else "best, but behind the baseline"
+
+
 def best_of(facts: MetricFacts, values: Sequence[float | None]) -> int | None:
     """Position of the best value; None below two values, or if the two best are equal as shown."""
     finite = [(n, value) for n, value in enumerate(values) if value is not None and math.isfinite(value)]
@@ -142,9 +159,14 @@ def number(facts: MetricFacts, value: float | None) -> str:
     return f"{value:.{decimals}f}"
 
 
+def unit(facts: MetricFacts) -> str:
+    """Unit of a metric, with its powers raised."""
+    return facts.unit.replace("^2", "²")
+
+
 def heading(facts: MetricFacts) -> str:
     """Name, direction and unit of a metric."""
-    return f"{facts.name} {ARROWS[facts.better]}" + (f" [{facts.unit}]" if facts.unit else "")
+    return f"{facts.name} {ARROWS[facts.better]}" + (f" [{unit(facts)}]" if facts.unit else "")
 
 
 def shown(text: str) -> str:
@@ -173,6 +195,37 @@ def json_text(value: Json) -> str:
 def count(number_of: int, word: str) -> str:
     """A count with its word: "1 view", "2 views"."""
     return f"{number_of} {word}" if number_of == 1 else f"{number_of} {word}s"
+
+
+def warnings_text(results: Results) -> list[str]:
+    """The warnings; what is said of several methods in the same words is said once of all of them.
+
+    Whole metrics without a number come last.
+    """
+    grouped: dict[str, list[str]] = {}
+    for text in results.warnings:
+        own = next((m.method for m in results.methods if text.startswith(f"{m.method}: ")), None)
+        said = text if own is None else text[len(own) + 2 :]
+        names = grouped.setdefault(said, [])
+        if own is not None:
+            names.append(own)
+    texts = [f"{', '.join(names)}: {said}" if names else said for said, names in grouped.items()]
+    missing = [facts.name for facts in results.metrics if unavailable_everywhere(results, facts.name)]
+    if missing:
+        texts.append(
+            f"{len(missing)} of {count(len(results.metrics), 'metric')} could not be computed: "
+            f"{', '.join(missing)}. Their rows say what to do."
+        )
+    return texts
+
+
+def software(results: Results) -> str:
+    """Names and versions of what the numbers were made with."""
+    packages = results.protocol.get("packages")
+    versions = {"dp3d": __version__, **(packages if isinstance(packages, Mapping) else {})}
+    return ", ".join(
+        f"{name} {'not installed' if version is None else version}" for name, version in versions.items()
+    )
 
 
 def skipped_text(results: Results) -> str:

@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dp3d_cli import __version__
+from dp3d_cli.stages.engine.stage import Json
 from dp3d_cli.stages.evaluate.pairing import BASELINE
 from dp3d_cli.stages.evaluate.published import (
     PublishedTable,
@@ -21,7 +22,7 @@ from dp3d_cli.stages.evaluate.published import (
 from dp3d_cli.stages.evaluate.report_figures import (
     ARROWS,
     Figure,
-    best_of,
+    best_method,
     count,
     figure,
     json_text,
@@ -29,7 +30,10 @@ from dp3d_cli.stages.evaluate.report_figures import (
     row_metrics,
     shown,
     skipped_text,
+    software,
     unavailable_everywhere,
+    unit,
+    warnings_text,
 )
 from dp3d_cli.stages.evaluate.report_plots import Series, angle_plot, box_plot, interval_bar, mark
 from dp3d_cli.stages.evaluate.report_turntable import MAX_VIEWS, Turntable, extremes, looked_at, turntable
@@ -43,14 +47,17 @@ _LISTED = 200  # subjects, and things left out
 _MAX_EXTREME_METHODS = 12
 
 # Parts of the protocol with a place of their own in the page.
-_ELSEWHERE = ("metrics", "packages", "cameras", "deviations", "notes", "pairs")
+_ELSEWHERE = ("packages", "cameras", "deviations", "notes", "stated", "published_tables", "pairs", "skipped")
+_UNSAID: tuple[Json, ...] = (None, 0, [], (), {})
 _NAMES = {
     "name": "Protocol",
     "crop": "Scored part",
     "min_yaw": "Least yaw",
-    "size": "Size",
+    "against": "Compared with",
     "dtype": "Number format",
-    "outside_yaw": "Outside the least yaw",
+    "pose": "Head pose by",
+    "outside_yaw": "Pairs below the least yaw",
+    "outside_five": "Pairs outside the five views",
 }
 
 View = Mapping[str, object]
@@ -74,7 +81,7 @@ def report_html(results: Results, max_picture_bytes: int = MAX_PICTURE_BYTES) ->
         "css": Markup((_ASSETS / "report.css").read_text("utf-8")),
         "js": Markup((_ASSETS / "report.js").read_text("utf-8")),
         "facts": _facts(results),
-        "warnings": [shown(text) for text in results.warnings],
+        "warnings": [shown(text) for text in warnings_text(results)],
         "methods": [
             {"name": shown(method.method), "mark": mark(style), "size": _method_size(method)}
             for method, style in zip(results.methods, styles, strict=True)
@@ -129,11 +136,8 @@ def _facts(results: Results) -> list[View]:
         _fact("Pairs", str(sum(len(method.rows) for method in results.methods))),
         _fact("Left out", skipped_text(results)),
     ]
-    missing = [entry.name for entry in results.metrics if unavailable_everywhere(results, entry.name)]
-    if missing:
-        facts.append(_fact("Metrics unavailable", f"{len(missing)} of {len(results.metrics)}"))
     for key, value in rule.items():
-        if key in _ELSEWHERE or value is None:
+        if key in _ELSEWHERE or value in _UNSAID:
             continue
         text = f"{value} × {value} px" if key == "size" else json_text(value)
         if key == "min_yaw":
@@ -142,9 +146,7 @@ def _facts(results: Results) -> list[View]:
     cameras = rule.get("cameras")
     if isinstance(cameras, Sequence) and not isinstance(cameras, str):
         facts.append(_fact("Cameras", f"{len(cameras)} given by a trajectory"))
-    packages = rule.get("packages")
-    software = {"dp3d": __version__, **(packages if isinstance(packages, Mapping) else {})}
-    facts.append(_fact("Software", ", ".join(f"{name} {text}" for name, text in software.items())))
+    facts.append(_fact("Software", software(results)))
     return sorted(facts, key=lambda fact: bool(fact["wide"]))
 
 
@@ -157,19 +159,19 @@ def _direction(facts: MetricFacts) -> str:
 
 
 def _head(facts: MetricFacts) -> dict[str, object]:
-    return {"name": facts.name, "direction": _direction(facts), "unit": facts.unit}
+    return {"name": facts.name, "direction": _direction(facts), "unit": unit(facts)}
 
 
 def _row(results: Results, facts: MetricFacts, styles: Sequence[int | None]) -> View:
     figures = [figure(results, method, facts.name) for method in results.methods]
-    best = best_of(facts, [own.value for own in figures])
+    best, praise = best_method(facts, results) or (None, "")
     return {
         **_head(facts),
         "formula": facts.formula,
         "unavailable": [_unavailable(entry) for entry in unavailable_everywhere(results, facts.name)],
         "cells": [
             {
-                "best": n == best,
+                "best": praise if n == best else "",
                 "mean": number(facts, own.value),
                 "bar": interval_bar(own, figures, style),
                 "interval": _interval(facts, own),
@@ -350,11 +352,7 @@ def _published(table: PublishedTable, results: Results, styles: Sequence[int | N
                 "method": shown(method.method),
                 "mark": mark(style),
                 "cells": [
-                    [
-                        {"name": name, "value": number(asked[name], own.value)}
-                        for name in column.measured
-                        if name in asked and (own := figure(results, method, name)).value is not None
-                    ]
+                    _measured(results, method, [asked[name] for name in column.measured if name in asked])
                     for column in table.columns
                 ],
             }
@@ -363,6 +361,19 @@ def _published(table: PublishedTable, results: Results, styles: Sequence[int | N
         "differences": differences(table, results),
         "not_measured": ",".join(names[0] for names in wanted),
     }
+
+
+def _measured(results: Results, method: MethodResults, columns: Sequence[MetricFacts]) -> list[View]:
+    """A method's numbers in a published column; "unavailable" where all that were asked for are."""
+    numbers = [(facts, figure(results, method, facts.name)) for facts in columns]
+    known: list[View] = [
+        {"name": facts.name, "value": number(facts, own.value)}
+        for facts, own in numbers
+        if own.value is not None
+    ]
+    if not known and any(own.unavailable is not None for _, own in numbers):
+        return [{"name": "unavailable", "value": ""}]
+    return known
 
 
 def _metric(results: Results, facts: MetricFacts) -> View:
@@ -378,7 +389,11 @@ def _metric(results: Results, facts: MetricFacts) -> View:
 
 def _remarks(results: Results) -> list[View]:
     parts: list[View] = []
-    titles = {"deviations": "Deviations from the protocol named", "notes": "What its paper leaves open"}
+    titles = {
+        "stated": "What the protocol's paper states",
+        "notes": "What it leaves open, and what is taken here",
+        "deviations": "Where this report deviates from the protocol",
+    }
     for key, title in titles.items():
         texts = results.protocol.get(key)
         if isinstance(texts, Sequence) and not isinstance(texts, str) and texts:

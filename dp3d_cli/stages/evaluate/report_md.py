@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from dp3d_cli import __version__
 from dp3d_cli.stages.evaluate.published import (
     PublishedTable,
     differences,
@@ -23,6 +22,8 @@ from dp3d_cli.stages.evaluate.report_figures import (
     number,
     shown,
     skipped_text,
+    software,
+    warnings_text,
 )
 from dp3d_cli.stages.evaluate.results import MethodResults, MetricFacts, Results, Unavailable
 
@@ -36,7 +37,7 @@ _LEGEND = (
 def report_md(results: Results) -> str:
     """The whole file. Equal results give equal texts."""
     lines = ["# Evaluation", "", methods_table(results)]
-    lines += [_LEGEND, "", *(f"**Note.** {plain(text)}" for text in results.warnings)]
+    lines += [_LEGEND, "", *(f"**Note.** {plain(text)}" for text in warnings_text(results))]
     for title, part in (
         ("Intervals and counts", _intervals(results)),
         ("Unavailable", _unavailable(results)),
@@ -125,17 +126,15 @@ def _protocol(results: Results) -> Iterator[str]:
     yield f"- Pairs: {rule.get('pairing')}{'' if min_yaw is None else f', |yaw| > {min_yaw} rad'}."
     yield f"- Pictures: {rule.get('range')}; brought to {size} × {size}: {rule.get('resize')}."
     yield f"- Scored part: rows and columns {rule.get('crop')}."
-    told = ("pairing", "min_yaw", "range", "size", "resize", "crop", "packages", "metrics", "cameras")
+    told = ("pairing", "min_yaw", "range", "size", "resize", "crop", "packages", "cameras", "skipped")
     for key, value in rule.items():
-        if key not in told and value not in (None, [], (), {}):
+        if key not in told and value not in (None, [], (), {}, 0):
             yield f"- {key.replace('_', ' ').capitalize()}: {plain(json_text(value)).rstrip('.')}."
     yield f"- Skipped: {skipped_text(results)}."
     for facts in results.metrics:
         made_by = f" ({plain(json_text(facts.implementation))})" if facts.implementation else ""
         yield f"- {facts.name}: {facts.formula}{made_by}."
-    packages = rule.get("packages")
-    software = json_text(packages).replace(": ", " ") if packages else ""
-    yield f"- dp3d {__version__}{', ' if software else ''}{software}."
+    yield f"- {software(results)}."
 
 
 def _by_subject(results: Results) -> Iterator[str]:

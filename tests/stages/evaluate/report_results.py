@@ -46,6 +46,8 @@ METRICS = (PSNR, SSIM, SHARPNESS, LPIPS, ID_GT, FID, KID, CONSISTENCY)
 
 PROTOCOL = {
     "name": "diffportrait3d-256",
+    "published_tables": ["diffportrait3d-1a"],
+    "stated": ["Pictures are compared at 256 x 256."],
     "deviations": ["Pictures are cropped."],
     "notes": ["The paper does not name LPIPS's network."],
     "size": 256,

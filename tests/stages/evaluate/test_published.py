@@ -14,7 +14,9 @@ from dp3d_cli.stages.evaluate.published import (
     published_number,
     published_tables,
 )
-from tests.stages.evaluate.report_results import LPIPS, made_up_results
+from dp3d_cli.stages.evaluate.results import MetricFacts
+from tests.stages.evaluate.report_results import METRICS as METRICS_HERE
+from tests.stages.evaluate.report_results import PSNR, made_up_results
 
 # Figures as the papers print them, typed in from the papers: table, setting, method → column → text.
 PRINTED = {
@@ -115,10 +117,18 @@ def test_what_differs_is_said(tmp_path: Path) -> None:
     assert any("Size [px]: not stated" in t for t in differences(table("diffportrait3d-b4"), results))
 
 
-def test_tables_of_other_sizes_or_metrics_are_not_close(tmp_path: Path) -> None:
+def test_tables_of_the_protocol_are_close_else_those_of_its_size(tmp_path: Path) -> None:
     results = made_up_results(tmp_path)
-    close = {own.id for own in published_tables() if is_closest(own, results)}
-    assert "diffportrait3d-1a" in close
-    assert not close & {"diffportrait3d-1b", "diffportrait3d-2", "diffportrait3d-3", "diffportrait360-b1"}
-    only = replace(results, metrics=(LPIPS,))
-    assert not is_closest(table("portrait-diffusion-1"), only)
+    free = {key: value for key, value in results.protocol.items() if key not in ("name", "published_tables")}
+
+    def close(rule: dict[str, object], metrics: tuple[MetricFacts, ...] = METRICS_HERE) -> set[str]:
+        own = replace(results, protocol=rule, metrics=metrics)
+        return {table.id for table in published_tables() if is_closest(table, own)}
+
+    assert close({**free, "name": "x", "published_tables": ["portrait-diffusion-1"]}) == {
+        "portrait-diffusion-1"
+    }
+    assert close(free) == {"diffportrait3d-1a"}
+    assert close({**free, "size": 512}) == {"diffportrait3d-1b", "diffportrait3d-2", "diffportrait3d-3"}
+    assert close({**free, "size": 128}) == set()
+    assert close(free, (PSNR,)) == set()

@@ -15,12 +15,20 @@ from PIL import Image
 
 from dp3d_cli.stages.evaluate.pairing import BASELINE
 from dp3d_cli.stages.evaluate.report import write_report
-from dp3d_cli.stages.evaluate.report_figures import figure
+from dp3d_cli.stages.evaluate.report_figures import best_method, figure
 from dp3d_cli.stages.evaluate.report_html import report_html
 from dp3d_cli.stages.evaluate.report_plots import Series, angle_plot, box_plot, interval_bar
 from dp3d_cli.stages.evaluate.report_turntable import extremes, looked_at, turntable
 from dp3d_cli.stages.evaluate.results import Results
-from tests.stages.evaluate.report_results import PSNR, SHARPNESS, SSIM, made_up_results, without_numbers
+from tests.stages.evaluate.report_results import (
+    CONSISTENCY,
+    FID,
+    PSNR,
+    SHARPNESS,
+    SSIM,
+    made_up_results,
+    without_numbers,
+)
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'&amp;\n\u202e{{ 7*7 }}"
@@ -116,10 +124,21 @@ def test_table_shows_mean_interval_count_and_coverage(results: Results, page: Pa
     text = page.text()
     own = figure(results, results.methods[1], "id_gt")
     assert f"{own.value:.3f} [{own.low:.3f}, {own.high:.3f}] n = 10 views, faces in 10 of 12" in text
-    assert "unavailable alexnet is not here. dp3d weights fetch alexnet" in text
+    assert "lpips_alex ↓ lower unavailable dp3d weights fetch alexnet Why" in text
+    assert "unavailable (weights-missing): alexnet is not here. dp3d weights fetch alexnet" in text
     assert "unavailable KID needs 50 pictures, there are 12." in text
     assert "59.00 n = 12 pictures" in text
     assert "n = 2 subjects" in text
+
+
+def test_copied_reference_is_never_called_best(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path, (BASELINE, "ours", "theirs"))
+    best = [best_method(facts, results) for facts in (FID, CONSISTENCY, SSIM)]
+    assert best == [(2, "best"), (1, "best, but behind the baseline"), (2, "best")]
+    text = Page(report_html(results)).text()
+    assert "4.250 best, but behind the baseline [4.000, 4.500]" in text
+    alone = made_up_results(tmp_path, (BASELINE, "ours"))
+    assert best_method(SSIM, alone) is None
 
 
 def test_published_rows_are_marked_apart_from_ours(page: Page) -> None:
@@ -132,6 +151,7 @@ def test_published_rows_are_marked_apart_from_ours(page: Page) -> None:
 
 def test_warnings_and_omissions_are_told(page: Page) -> None:
     assert "The methods were not scored on the same pairs." in page.text()
+    assert "2 of 8 metrics could not be computed: lpips_alex, kid." in page.text()
     assert "theirs carl all no-prediction carl: no prediction." in page.text()
     assert "unreadable-image theirs/anna, view 5: no picture" in page.text()
 

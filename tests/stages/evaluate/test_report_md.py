@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dp3d_cli.stages.evaluate.published import published_tables
-from dp3d_cli.stages.evaluate.report_figures import best_of, figure, number
+from dp3d_cli.stages.evaluate.report_figures import best_of, figure, number, warnings_text
 from dp3d_cli.stages.evaluate.report_md import methods_table, plain, report_md
 from dp3d_cli.stages.evaluate.results import SetValue
 from tests.stages.evaluate.report_results import (
@@ -43,6 +43,13 @@ def test_unavailable_metrics_name_reason_and_command(tmp_path: Path) -> None:
     assert "- **kid** for ours (too-few-pictures)" in text
     assert "| unavailable |" in methods_table(results)
     assert "lpips_alex" not in section(text, "Intervals and counts")
+
+
+def test_same_warning_of_several_methods_is_said_once(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path)
+    texts = ("ours: 3 pairs are odd.", "All are odd.", "theirs: 3 pairs are odd.", "theirs: 4 pairs are odd.")
+    said = warnings_text(replace(results, warnings=texts))
+    assert said[:3] == ["ours, theirs: 3 pairs are odd.", "All are odd.", "theirs: 4 pairs are odd."]
 
 
 def test_published_rows_are_marked_and_apart_from_ours(tmp_path: Path) -> None:
