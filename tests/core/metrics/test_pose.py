@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +16,13 @@ from dp3d_cli.core.cameras.camera import Camera, normalised_intrinsics
 from dp3d_cli.core.cameras.paths import gen_videos
 from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.faces.face import Face, FaceBox
-from dp3d_cli.core.faces.landmarks import FEATURE_NAMES, FEATURE_POINTS, LandmarkNet, LandmarkNetwork
+from dp3d_cli.core.faces.landmarks import (
+    FEATURE_NAMES,
+    FEATURE_POINTS,
+    WEIGHTS,
+    LandmarkNet,
+    LandmarkNetwork,
+)
 from dp3d_cli.core.metrics.pose import (
     HeadAngles,
     InsightFacePose,
@@ -25,8 +33,10 @@ from dp3d_cli.core.metrics.pose import (
     pose_mse,
     shared_offset,
 )
+from dp3d_cli.core.renderers.procedural import ProceduralHead
 from dp3d_cli.core.weights.backbones import BACKBONES
 from dp3d_cli.core.weights.manifest import sha256
+from tests.core.metrics.conftest import smooth_noise
 from tests.fakes.insightface_models import (
     REACH,
     as_published,
@@ -365,3 +375,73 @@ def test_only_uint8_rgb_pictures_are_taken() -> None:
         estimator.estimate(np.zeros((64, 64, 3), np.float32))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="RGB"):
         estimator.estimate(np.zeros((64, 64), np.uint8))
+
+
+# The embedded estimator with its network, on procedural heads that it was not trained on.
+
+
+@pytest.fixture(scope="module")
+def embedded() -> LandmarkPose:
+    if not WEIGHTS.is_file():
+        pytest.skip(f"no {WEIGHTS.name} in this checkout")
+    return LandmarkPose.load()
+
+
+SEEDS = (2**40 + 1, 2**40 + 2)
+CAMERAS = tuple(
+    Camera.look_at(yaw, pitch) for yaw, pitch in ((-0.4, 0.1), (0, -0.2), (0, 0.2), (0.4, -0.1), (math.pi, 0))
+)
+"""To the left and below, above, below, to the right and above; behind."""
+
+
+@pytest.fixture(scope="module")
+def heads() -> list[list[np.ndarray]]:
+    """Views of heads by `CAMERAS`."""
+    labels, size = torch.tensor(np.stack([camera.label for camera in CAMERAS])), 160
+    renderings = [ProceduralHead(seed, detail=size / 256).render(labels, size) for seed in SEEDS]
+    return [list((r.image.permute(0, 2, 3, 1).numpy() * 255 + 0.5).astype(np.uint8)) for r in renderings]
+
+
+def test_embedded_estimator_sees_how_known_heads_are_turned(
+    embedded: LandmarkPose, heads: list[list[np.ndarray]]
+) -> None:
+    errors = []
+    for views in heads:
+        estimates = [embedded.estimate(view) for view in views[:4]]
+        found = [estimate for estimate in estimates if estimate is not None]
+        assert len(found) == 4
+        assert found[0].yaw < found[1].yaw < found[3].yaw
+        assert found[1].pitch < found[2].pitch
+        errors += [geodesic_deg(angles, camera) for angles, camera in zip(found, CAMERAS, strict=False)]
+    assert np.mean(errors) < 8
+
+
+def test_embedded_estimator_finds_no_face_where_there_is_none(
+    embedded: LandmarkPose, heads: list[list[np.ndarray]]
+) -> None:
+    rng = np.random.default_rng(0)
+    assert embedded.estimate(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)) is None
+    assert embedded.estimate(smooth_noise(rng, 160, 160)) is None
+    assert embedded.estimate(np.full((160, 160, 3), 128, np.uint8)) is None
+    for views in heads:
+        assert embedded.estimate(views[4]) is None
+
+
+def test_embedded_estimator_repeats_itself_on_any_number_of_threads(
+    embedded: LandmarkPose, heads: list[list[np.ndarray]]
+) -> None:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    try:
+        estimates = []
+        for threads in (1, 3, 3):
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+            estimates.append(embedded.estimate(heads[0][3]))
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+    first, second, third = estimates
+    assert first is not None
+    assert second is not None
+    assert close(first, second, 1e-3)
+    assert second == third
