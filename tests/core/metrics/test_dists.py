@@ -27,14 +27,14 @@ def native(backbones: Path) -> Dists:
 
 
 def l2_pool(x: Tensor) -> Tensor:
-    """Ding et al. 2020, Sec. 3.1: root of the squares under a 3 x 3 Hann window, at every other pixel."""
+    """Ding et al. 2020: root of the squares under a 3 x 3 Hann window, at every other pixel."""
     hann = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64)
     window = torch.outer(hann, hann).expand(x.shape[1], 1, 3, 3)
     return (conv2d(x.square(), window, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
 
 
 def plain_dists(folder: Path, a: np.ndarray, b: np.ndarray) -> float:
-    """Ding et al. 2020, Eq. (9): one minus the weighted likeness of means and of structure, per channel."""
+    """Ding et al. 2020: one minus the weighted likeness of means and of structure, per channel."""
     state = torch.load(folder / "hub" / "checkpoints" / "vgg16-397923af.pth")
     weights = torch.load(find_backbone("dists"))
     alpha, beta = (weights[name].double().flatten() for name in ("alpha", "beta"))
