@@ -472,6 +472,14 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+_FAMILIES = {
+    "lpips": ("lpips_alex", "lpips_vgg"),
+    "dists": ("dists@256", "dists@native"),
+    "id": ("id_ref", "id_gt"),
+    "pose": ("pose_mse", "pose_mae_deg", "pose_camera_deg"),
+}
+
+
 def named_metrics(text: str) -> tuple[str, ...]:
     """Metrics from names joined by commas; "all", and families such as "lpips", "dists", "id", "pose".
 
@@ -485,11 +493,11 @@ def named_metrics(text: str) -> tuple[str, ...]:
         elif part in METRICS:
             own = [part]
         else:
-            own = [name for name in METRICS if part and name.replace("@", "_").startswith(f"{part}_")]
+            own = list(_FAMILIES.get(part, ()))
         if not own:
             raise UsageError(
-                f"There is no metric '{part}'. Metrics: {', '.join(METRICS)}; all; and lpips, dists, id, "
-                "pose for those whose names begin so.",
+                f"There is no metric '{part}'. Metrics: {', '.join(METRICS)}; all; and, for several: "
+                f"{', '.join(_FAMILIES)}.",
                 reason="unknown-metric",
             )
         names += [name for name in own if name not in names]
