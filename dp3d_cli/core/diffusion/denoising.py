@@ -86,7 +86,10 @@ class Denoiser:
         """The references' keys and values at a timestep: serves all views and groups."""
         latents = conditions.reference_latents.to(self.reference_unet.conv_in.weight.dtype)
         bank = self.reference_unet(
-            latents, timestep, conditions.prompt, num_references=conditions.reference_latents.shape[0]
+            latents,
+            _as_tensor(timestep, latents),
+            conditions.prompt,
+            num_references=conditions.reference_latents.shape[0],
         )
         projected: ProjectedBank = self.unet.project_reference(bank)
         return projected
@@ -97,7 +100,7 @@ class Denoiser:
         """Residuals of the control network for some views; `latents` are those views' only."""
         residuals: ControlResiduals = self.controlnet(
             latents.to(self.controlnet.conv_in.weight.dtype),
-            timestep,
+            _as_tensor(timestep, latents),
             conditions.prompt,
             hint_embedding=conditions.hint_embedding[list(views)],
         )
@@ -131,7 +134,7 @@ class Denoiser:
         hint = conditions.explicit_hint
         out: Tensor = self.unet(
             latents.to(self.unet.conv_in.weight.dtype),
-            timestep,
+            _as_tensor(timestep, latents),
             conditions.prompt,
             num_views=num_views,
             reference_bank=bank,
@@ -271,3 +274,8 @@ class Denoiser:
             if callback is not None:
                 callback(step, timestep, latents)
         return latents
+
+
+def _as_tensor(timestep: int, like: Tensor) -> Tensor:
+    """The timestep as a tensor: compiled networks would be compiled anew for every number."""
+    return torch.tensor(timestep, device=like.device)

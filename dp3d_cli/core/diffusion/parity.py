@@ -4,6 +4,10 @@
 `config.json` by the public converter, loads the result as a pipeline, replays every quantity of
 `io.safetensors` in float32, and prints the errors as JSON. Exit status 1 if one is above its tolerance.
 
+`--quirk-free` leaves out those departures of the released sampler that do not change these quantities: it
+plans no extra timesteps where the steps divide the training timesteps, and adds no noise in the last step of
+a deterministic run. `--branches-apart` runs the two branches of guidance one after the other.
+
 Errors are in units of the expected values' RMS: "relative" is the largest one, "relative_rms" their RMS.
 Reference banks and control residuals must keep `relative_rms` below 1e-5; every quantity must keep `relative`
 below 1e-4. A single value of a recorded bank carries a rounding error of up to 6e-6 of its own, which leaves
@@ -32,6 +36,7 @@ from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
 from dp3d_cli.core.diffusion.noise import three_d_aware_noise
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.diffusion.sampler import Scheduler, clean_latents, plan_timesteps
+from dp3d_cli.core.presets import ExecutionSettings
 
 TOLERANCE = 1e-4
 """Of the largest error."""
@@ -48,10 +53,18 @@ class Replay:
         pipeline: converted from the fixture's checkpoint.
         recorded: the fixture's tensors.
         config: the fixture's configuration.
+        quirk_free: without the quirks that change nothing here.
+        execution: how the networks are run.
     """
 
     def __init__(
-        self, pipeline: DiffPortraitPipeline, recorded: Mapping[str, Tensor], config: Mapping[str, object]
+        self,
+        pipeline: DiffPortraitPipeline,
+        recorded: Mapping[str, Tensor],
+        config: Mapping[str, object],
+        *,
+        quirk_free: bool = False,
+        execution: ExecutionSettings | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.recorded = recorded
@@ -60,7 +73,8 @@ class Replay:
         self.views = list(range(self.latents.shape[0]))
         size = config.get("views_per_clip", len(self.views))
         self.groups = view_groups(len(self.views), ViewGroup(cast("int", size)))
-        self.denoiser = pipeline.denoiser()
+        self.denoiser = pipeline.denoiser(execution)
+        self.quirk_free = quirk_free
         hint = (recorded["in.hint_u8"].float() / 255 - 0.5) / 0.5
         self.conditions: Conditions = pipeline.conditions(recorded["in.ref_latent"], hint)
 
@@ -114,7 +128,9 @@ class Replay:
         }
         for name, run in {"ddim50": {"S": 50, "eta": 0.5}, **runs}.items():
             scheduler: Scheduler = self.pipeline.scheduler
-            timesteps = plan_timesteps(scheduler, int(run["S"]), extra_steps=True)
+            divides = int(scheduler.config.num_train_timesteps) % int(run["S"]) == 0
+            extra_steps = not (self.quirk_free and divides)
+            timesteps = plan_timesteps(scheduler, int(run["S"]), extra_steps=extra_steps)
             eta = float(run["eta"])
             for part, values in ddim_coefficients(scheduler, timesteps[::-1], eta).items():
                 yield f"{name}.{part}", values
@@ -132,6 +148,7 @@ class Replay:
             self.groups,
             guidance=Guidance(self._guidance()),
             eta=eta,
+            last_step="no-noise" if self.quirk_free and eta == 0 else "noise",
             draw_noise=lambda: next(noise),
             callback=lambda _step, _timestep, latents: path.append(latents),
         )
@@ -180,13 +197,21 @@ def compare(expected: Tensor, found: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def replay_fixture(folder: Path, weights: Path | None = None) -> dict[str, object]:
+def replay_fixture(
+    folder: Path,
+    weights: Path | None = None,
+    *,
+    quirk_free: bool = False,
+    execution: ExecutionSettings | None = None,
+) -> dict[str, object]:
     """Convert, replay and compare a fixture.
 
     Args:
         folder: holds `config.json`, `io.safetensors` and, unless `weights` is given,
             `state_dict.safetensors`.
         weights: the checkpoint, if it lies elsewhere.
+        quirk_free: leave out the quirks that change none of the quantities.
+        execution: how the networks are run.
 
     Returns:
         "quantities": errors of each; "not_replayed": recorded ones that this core does not compute; "passed".
@@ -201,8 +226,9 @@ def replay_fixture(folder: Path, weights: Path | None = None) -> dict[str, objec
             empty_prompt=recorded["in.context"],
         )
         pipeline = DiffPortraitPipeline.from_pretrained(converted, low_cpu_mem_usage=False)
+    replay = Replay(pipeline, recorded, config, quirk_free=quirk_free, execution=execution)
     quantities: dict[str, dict[str, float | bool]] = {}
-    for name, found in Replay(pipeline, recorded, config).quantities():
+    for name, found in replay.quantities():
         if name in recorded:
             errors = compare(recorded[name], found)
             tight = not name.startswith(_TIGHT) or errors["relative_rms"] <= RMS_TOLERANCE
@@ -223,9 +249,16 @@ def main(arguments: list[str] | None = None) -> int:
         "fixture", type=Path, help="folder with config.json, io.safetensors, state_dict.safetensors"
     )
     parser.add_argument("--weights", type=Path, help="checkpoint, if it is not in the folder")
+    parser.add_argument("--quirk-free", action="store_true", help="without quirks that change nothing here")
+    parser.add_argument("--branches-apart", action="store_true", help="no common batch in guidance")
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()
-    result = replay_fixture(options.fixture, options.weights)
+    result = replay_fixture(
+        options.fixture,
+        options.weights,
+        quirk_free=options.quirk_free,
+        execution=ExecutionSettings(share_batch=not options.branches_apart),
+    )
     json.dump(result, sys.stdout, indent=2)
     sys.stdout.write("\n")
     return 0 if result["passed"] else 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dp3d_cli.core.diffusion.parity import compare, main, replay_fixture
+from dp3d_cli.core.presets import ExecutionSettings
 
 SHARED = Path(__file__).parents[3] / "../shared/diffportrait3d"
 
@@ -30,8 +31,11 @@ def assert_parity(result: dict[str, Any], recorded: int) -> None:
 
 
 @pytest.mark.slow
-def test_every_recorded_quantity_is_reproduced() -> None:
-    assert_parity(replay_fixture(folder("fixture")), 51)
+@pytest.mark.parametrize(("quirk_free", "share_batch"), [(False, True), (True, False)])
+def test_every_recorded_quantity_is_reproduced(quirk_free: bool, share_batch: bool) -> None:
+    """Whether quirks that change nothing are followed or not, and however the networks are run."""
+    execution = ExecutionSettings(share_batch=share_batch)
+    assert_parity(replay_fixture(folder("fixture"), quirk_free=quirk_free, execution=execution), 51)
 
 
 @pytest.mark.slow

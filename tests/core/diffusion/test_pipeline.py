@@ -9,7 +9,7 @@ from diffusers import UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
-from dp3d_cli.core.diffusion.codec import decode_latents, encode_images
+from dp3d_cli.core.diffusion.codec import decode_latents, encode_images, in_slices
 from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, to_image_tensor, to_uint8
 from dp3d_cli.core.diffusion.sampler import NO_QUIRKS, PUBLISHED, Quirks, ddim_scheduler, scheduler_named
@@ -307,6 +307,26 @@ def test_the_batch_halves_when_the_device_is_out_of_memory(
         views_of(pipeline, views, view_group=ViewGroup(4))
 
 
+def test_slices_halve_when_the_device_is_out_of_memory(caplog: pytest.LogCaptureFixture) -> None:
+    images, tried = torch.arange(7.0), []
+
+    def small_device(part: slice) -> Tensor:
+        tried.append(part.stop - part.start)
+        if tried[-1] > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return images[part] * 2
+
+    assert torch.equal(in_slices(small_device, 7, 5), images * 2)
+    assert tried == [5, 2, 2, 2, 1]
+    assert "5 images at once: now 2" in caplog.text
+
+    def no_device(part: slice) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        in_slices(no_device, 3, 4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_saved_pipeline_is_the_same_after_loading(
     own_pipeline: DiffPortraitPipeline, tmp_path: Path, dtype: torch.dtype
@@ -376,6 +396,18 @@ def test_the_way_of_execution_changes_rounding_only(execution: dict[str, Any]) -
         for preset in (plain, other)
     )
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_backbone_compiles_as_one_graph_for_all_timesteps(own_pipeline: DiffPortraitPipeline) -> None:
+    torch._dynamo.reset()
+    expected = views_of(own_pipeline, [0, 1], num_inference_steps=4)
+    own_pipeline.unet.compile(backend="eager")
+    found = views_of(own_pipeline, [0, 1], num_inference_steps=4)
+    assert_same(found, expected)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 def test_a_preset_whose_weights_are_missing_says_what_gets_them() -> None:
