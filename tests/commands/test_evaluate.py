@@ -115,6 +115,64 @@ def test_wrong_options_end_with_status_2(work: Path, arguments: tuple, message: 
     assert not (work / "report").exists()
 
 
+@pytest.fixture
+def no_backbones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DP3D_WEIGHTS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home" / "torch"))
+
+
+@pytest.mark.usefixtures("no_backbones")
+def test_a_metric_without_its_weights_is_named_with_the_command_and_the_status_is_0(work: Path) -> None:
+    arguments = (work / "views", "--gt", work / "gt", "-o", work / "report", "--size", 32)
+    result = run(*arguments, "--metrics", "psnr,fid")
+    assert result.exit_code == 0
+    assert "fid is unavailable" in result.stderr
+    assert "dp3d weights fetch fid-inception" in result.stderr
+    metrics = json.loads((work / "report" / "metrics.json").read_text())
+    assert [entry["metric"] for entry in metrics["unavailable"]] == ["fid"]
+    assert metrics["methods"][0]["metrics"]["psnr"]["n"] == 6
+
+
+@pytest.mark.usefixtures("no_backbones")
+def test_a_required_metric_without_a_number_ends_with_status_1_and_a_report(work: Path) -> None:
+    arguments = (work / "views", "--gt", work / "gt", "-o", work / "report", "--size", 32)
+    for flag in ("--quiet", "--no-quiet"):
+        result = run(*arguments, "--require", "lpips_alex,fid,ssim", flag)
+        assert result.exit_code == 1
+        assert "Required, but without a number: fid, lpips_alex." in result.stderr
+        assert (work / "report" / "metrics.json").is_file()
+        assert (work / "report" / "report.md").is_file()
+    assert run(*arguments, "--require", "ssim", "--overwrite").exit_code == 0
+
+
+def test_references_alone_are_enough(work: Path) -> None:
+    output = work / "report"
+    arguments = ("--references", work / "aligned", "-o", output, "--size", 32)
+    result = run(work / "views", *arguments, "--metrics", "grain,consistency")
+    assert result.exit_code == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["protocol"]["against"] == "references"
+    assert [method["method"] for method in metrics["methods"]] == ["views"]
+
+
+def test_neither_truth_nor_references_ends_with_status_2(work: Path) -> None:
+    result = run(work / "views", "-o", work / "report")
+    assert result.exit_code == 2
+    assert "--gt FOLDER" in result.stderr
+
+
+@pytest.mark.usefixtures("no_backbones")
+def test_protocol_is_named_with_its_deviations(work: Path) -> None:
+    arguments = (work / "views", "--gt", work / "gt", "-o", work / "report")
+    result = run(*arguments, "--protocol", "diffportrait3d-256", "--size", 32)
+    assert result.exit_code == 0
+    protocol = json.loads((work / "report" / "metrics.json").read_text())["protocol"]
+    assert protocol["name"] == "diffportrait3d-256"
+    assert protocol["deviations"][0] == "size: 32 instead of 256."
+    assert "lpips_alex is unavailable." in protocol["deviations"]
+
+
 def test_no_pairs_ends_with_status_2(work: Path) -> None:
     result = run(work / "aligned", "--gt", work / "gt", "-o", work / "report")
     assert result.exit_code == 2

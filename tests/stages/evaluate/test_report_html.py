@@ -134,9 +134,9 @@ def test_table_shows_mean_interval_count_and_coverage(results: Results, page: Pa
 def test_copied_reference_is_never_called_best(tmp_path: Path) -> None:
     results = made_up_results(tmp_path, (BASELINE, "ours", "theirs"))
     best = [best_method(facts, results) for facts in (FID, CONSISTENCY, SSIM)]
-    assert best == [(2, "best"), (1, "best, but behind the baseline"), (2, "best")]
+    assert best == [(2, False), (1, True), (2, False)]
     text = Page(report_html(results)).text()
-    assert "4.250 best, but behind the baseline [4.000, 4.500]" in text
+    assert "4.250 best [4.000, 4.500] n = 2 subjects behind the copied reference" in text
     alone = made_up_results(tmp_path, (BASELINE, "ours"))
     assert best_method(SSIM, alone) is None
 

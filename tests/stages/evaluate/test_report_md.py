@@ -40,8 +40,19 @@ def test_unavailable_metrics_name_reason_and_command(tmp_path: Path) -> None:
     text = report_md(results)
     line = "- **lpips_alex** (weights-missing): alexnet is not here. `dp3d weights fetch alexnet`"
     assert line in section(text, "Unavailable")
-    assert "- **kid** for ours (too-few-pictures)" in text
-    assert "| unavailable |" in methods_table(results)
+    assert "- **kid** for reference-copied, ours, theirs (too-few-pictures): KID needs 50 pictures" in text
+    assert "lpips_alex" not in methods_table(results)
+    some = replace(results, unavailable=(replace(results.unavailable[0], metric="fid", method="ours"),))
+    lacking = [replace(m, sets={}) if m.method == "ours" else m for m in results.methods]
+    assert "| unavailable |" in methods_table(replace(some, methods=tuple(lacking)))
+
+
+def test_commands_inside_messages_stay_code_and_are_not_repeated(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path)
+    told = replace(results.unavailable[0], message="No [x]. Get it with `dp3d weights fetch alexnet`.")
+    text = section(report_md(replace(results, unavailable=(told,))), "Unavailable")
+    assert text.strip().endswith(r"No \[x\]. Get it with `dp3d weights fetch alexnet`.")
+
     assert "lpips_alex" not in section(text, "Intervals and counts")
 
 
