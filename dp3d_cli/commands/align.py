@@ -42,7 +42,7 @@ _Models = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        show_default="~/.insightface/models/buffalo_l",
+        show_default="where `dp3d weights fetch buffalo_l` puts them",
         help="Models of insightface. Never downloaded from here.",
         rich_help_panel=_FACE,
     ),

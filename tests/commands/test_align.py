@@ -21,6 +21,7 @@ def run(*arguments: object, stdin: str | None = None) -> Result:
 @pytest.fixture
 def portraits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("dp3d_cli.core.faces.insightface.DEFAULT_MODELS", tmp_path / "no-models")
+    monkeypatch.setattr("dp3d_cli.core.faces.detect.find_backbone", lambda _name: None)
     folder = tmp_path / "portraits"
     (folder / "team").mkdir(parents=True)
     Image.fromarray(astronaut()[:270, 80:350]).save(folder / "team" / "eileen.jpg", quality=95)

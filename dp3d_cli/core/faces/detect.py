@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp3d_cli.core.faces.face import Face
+from dp3d_cli.core.weights.backbones import find_backbone
 
 Backend = Literal["auto", "opencv", "insightface"]
 
@@ -35,15 +36,15 @@ def load_detector(backend: Backend = "auto", models: Path | None = None) -> Dete
 
     Args:
         backend: which one.
-        models: folder of the insightface models; its usual place if None. Naming a folder without models is
-            an error even with "auto".
+        models: folder of the insightface models; None: where `dp3d weights fetch buffalo_l` or the package
+            put them. Naming a folder without models is an error even with "auto".
 
     Raises:
         WeightsError: insightface is asked for and its models or the package are missing.
     """
     from dp3d_cli.core.faces import insightface
 
-    folder = models or insightface.DEFAULT_MODELS
+    folder = models or find_backbone("buffalo_l") or insightface.DEFAULT_MODELS
     if backend == "auto":
         is_there = insightface.detector_file(folder) is not None and find_spec("insightface") is not None
         backend = "insightface" if models is not None or is_there else "opencv"

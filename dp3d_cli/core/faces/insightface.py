@@ -1,7 +1,7 @@
 """The better face detector: SCRFD of the insightface package, with real landmarks.
 
-Its models are not ours to ship (research use only). They are read from a folder that the user provides and
-are never downloaded from here.
+Its models are not ours to ship (research use only). They are read from where `dp3d weights fetch buffalo_l`
+or the package itself put them, or from a folder that the user names; nothing is downloaded from here.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class InsightFaceDetector:
         if file is None:
             raise WeightsError(
                 f"{models}: no insightface detection model ({_DETECTOR_FILES}) in this folder. "
-                "Get the model pack buffalo_l with `insightface-cli model.download buffalo_l` (for research "
-                "use only) and give its folder with --models, or take --backend opencv, which needs none.",
+                "Get the model pack buffalo_l with `dp3d weights fetch buffalo_l` (for research use only), "
+                "name another folder with --models, or take --backend opencv, which needs none.",
                 reason="missing-weights",
             )
         self.name = "insightface"

@@ -52,6 +52,7 @@ def test_broken_model_file_is_named(tmp_path: Path) -> None:
 
 def test_auto_takes_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dp3d_cli.core.faces.insightface.DEFAULT_MODELS", tmp_path / "models")
+    monkeypatch.setattr("dp3d_cli.core.faces.detect.find_backbone", lambda _name: None)
     assert isinstance(load_detector("auto"), OpenCVDetector)
     fake_scrfd(tmp_path / "models")
     detector = load_detector("auto")
