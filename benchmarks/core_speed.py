@@ -8,11 +8,12 @@
     python core_speed.py presets --device cuda --dtype bfloat16 --output results/core_gpu.json
 
 `step`: 16 views in groups of 8, guidance 3, the same random weights for both (see `as_published.py`); the two
-take turns in one process, so a busy machine slows both. `flops`: operations of one step at 512 x 512 pixels
-on weightless tensors, by torch's counter. `options`: whole runs of the embedded network (its trained weights,
-full generation from 3D-aware noise) on held-out procedural heads with one option changed at a time.
-`presets`: seconds per portrait of 16 views and peak memory at Stable Diffusion size, random weights; made for
-GPUs.
+take turns in one process. `flops`: operations of one step at 512 x 512 pixels on weightless tensors, by
+torch's counter. `options`: whole runs of the embedded network (its trained weights, full generation from
+3D-aware noise) on held-out procedural heads with one option changed at a time. `presets`: seconds per
+portrait of 16 views and peak memory at Stable Diffusion size, random weights; made for GPUs.
+
+On a CPU all times are processor times of one thread, which other programs on the machine do not stretch.
 """
 
 from __future__ import annotations
@@ -106,12 +107,15 @@ def steps(pipeline: DiffPortraitPipeline, inputs: dict[str, Any]) -> tuple[Step,
 
 
 def seconds(step: Step, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
+    """Time of one call: by the clock on a GPU, of the processor on a CPU."""
+    if device != "cuda":
+        started = time.process_time()
+        step()
+        return time.process_time() - started
+    torch.cuda.synchronize()
     started = time.perf_counter()
     step()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
@@ -149,7 +153,7 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     expected, found = published(), ours()
     difference = (found - expected).abs().max() / expected.square().mean().sqrt()
     rows = [
-        (seconds(published, options.device), seconds(ours, options.device)) for _ in range(options.repeats)
+        tuple(seconds(step, options.device) for step in (published, ours)) for _ in range(options.repeats)
     ]
     flops = [count(step) for step in (published, ours)]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -426,6 +430,29 @@ def measure_presets(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def plot_options(result: dict[str, Any], path: Path) -> None:
+    """Speed of every option as a bar, with what it changes beside it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = {name: row for name, row in result["rows"].items() if "failed" not in row}
+    figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(rows) + 1.2), layout="constrained")
+    for place, row in enumerate(rows.values()):
+        speed, change = row["speed"], row["change [dB]"]
+        bounds = [[speed["median"] - speed["min"]], [speed["max"] - speed["median"]]]
+        axes.barh(place, speed["median"], xerr=bounds, color="#4c78a8" if speed["median"] >= 1 else "#e45756")
+        text = "same pictures" if change is None else f"{change:g} dB to the plain run"
+        axes.text(speed["max"] + 0.05, place, f"{speed['median']:.2f}x, {text}", va="center", fontsize=8)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(row["speed"]["max"] for row in rows.values()) * 1.5)
+    axes.set_xlabel(f"speed relative to the plain run ({result['machine']}, {result['threads']} thread)")
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Run one of the measurements and print its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -437,15 +464,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--heads", type=int, default=2)
     parser.add_argument("--only", nargs="*", help="option rows whose names contain one of these")
-    parser.add_argument("--threads", type=int)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices for the matrix rate")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--plot", type=Path, help="PNG of the options' table")
     options = parser.parse_args()
     logging.disable_progress_bar()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    if options.device == "cpu":
+        torch.set_num_threads(1)
     measure = {
         "step": measure_step,
         "flops": measure_flops,
@@ -453,7 +480,10 @@ def main() -> None:
         "presets": measure_presets,
     }[options.what]
     with torch.no_grad():
-        text = json.dumps(measure(options), indent=1)
+        result = measure(options)
+    if options.plot:
+        plot_options(result, options.plot)
+    text = json.dumps(result, indent=1)
     print(text)
     if options.output:
         options.output.write_text(text + "\n", encoding="utf-8")

@@ -63,6 +63,6 @@ def test_the_exit_status_tells_the_outcome(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passed: bool
 ) -> None:
     result = {"quantities": {}, "not_replayed": [], "passed": passed}
-    monkeypatch.setattr("dp3d_cli.core.diffusion.parity.replay_fixture", lambda *_arguments: result)
+    monkeypatch.setattr("dp3d_cli.core.diffusion.parity.replay_fixture", lambda *_, **__: result)
     assert main(["somewhere"]) == (0 if passed else 1)
     assert json.loads(capsys.readouterr().out) == result
