@@ -13,8 +13,9 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -198,6 +199,7 @@ class CropSettings:
         jpeg: share with JPEG blocks.
         shade: share with uneven light.
         texture: share whose surfaces get a texture.
+        pictures: how many pictures to take backgrounds and occluders from.
     """
 
     batch: int = 32
@@ -205,8 +207,8 @@ class CropSettings:
     most_turn: float = 0.5
     shift: float = 0.05
     scale: float = 0.10
-    stretch: float = 0.06
-    warp: float = 0.007
+    stretch: float = 0.09
+    warp: float = 0.011
     background: float = 0.5
     occluder: float = 0.3
     blur: float = 0.5
@@ -214,6 +216,7 @@ class CropSettings:
     jpeg: float = 0.3
     shade: float = 0.5
     texture: float = 0.3
+    pictures: int = 200
 
 
 class Views:
@@ -238,7 +241,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, views: Views, settings: CropSettings, seed: int, steps: int) -> None:
         self.views, self.settings, self.seed, self.steps = views, settings, seed, steps
-        self.backdrops = backdrops(np.random.default_rng((seed, 1)), views.images.shape[1])
+        self.backdrops = backdrops(np.random.default_rng((seed, 1)), views.images.shape[1], settings.pictures)
 
     def __len__(self) -> int:
         return self.steps
@@ -253,7 +256,7 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(points).astype(np.float32))
 
 
-def backdrops(rng: np.random.Generator, size: int, count: int = 200) -> list[NDArray[np.uint8]]:
+def backdrops(rng: np.random.Generator, size: int, count: int) -> list[NDArray[np.uint8]]:
     """Pictures [size, size, 3] without faces: photographs that scikit-image installs, and generated ones."""
     photos = read_photos([path for path in installed_photos() if path.stem not in ("astronaut", "camera")])
     made = []
@@ -343,7 +346,7 @@ def _photograph(
 ) -> NDArray[np.float32]:
     """Light, surface, lens, sensor and file of some camera; grey crop [S, S] in, about [0, 1] out."""
     size = len(crop)
-    picture = crop.astype(np.float32) / 255
+    picture: NDArray[np.floating[Any]] = crop.astype(np.float32) / 255
     if rng.random() < settings.texture:
         picture = picture * (1 + rng.uniform(0.05, 0.35) * (noise_texture(size, rng) - 0.5))
     if rng.random() < settings.shade:
@@ -392,7 +395,7 @@ def _occlude(
         place = (int(centre[0]), int(centre[1]))
         cv2.ellipse(shape, place, (max(int(axes[0]), 1), max(int(axes[1]), 1)), angle, 0, 360, 1.0, -1)
     shape = cv2.GaussianBlur(shape, (0, 0), float(rng.uniform(0.3, 1.2)))
-    cover = pictures[int(rng.integers(len(pictures)))][:size, :size].mean(-1).astype(np.float32) / 255
+    cover = cv2.resize(pictures[int(rng.integers(len(pictures)))], (size, size)).mean(-1) / 255
     return np.asarray(picture * (1 - shape) + cover * shape, np.float32)
 
 
@@ -414,9 +417,10 @@ def landmark_loss(
     return value, {"miss": float(miss)}
 
 
-def validation_batches(views: Views, steps: int = 12) -> list[tuple[Tensor, Tensor]]:
+def validation_batches(views: Views, settings: CropSettings, steps: int = 12) -> list[tuple[Tensor, Tensor]]:
     """Crops of heads that are not trained on, with every disturbance of training."""
-    batches = CropBatches(views, CropSettings(), 7, steps)
+    few = replace(settings, pictures=min(settings.pictures, 40))  # to start sooner
+    batches = CropBatches(views, few, 7, steps)
     return [batches[step] for step in range(steps)]
 
 
@@ -426,6 +430,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, path)
+    path.chmod(0o644)  # safetensors keeps them to their owner
 
 
 def _render(preset: Mapping[str, object], split: Split, output: Path, part: str | None) -> None:
@@ -446,7 +451,7 @@ def _train(preset: Mapping[str, Mapping[str, object]], data: Path, run: Path) ->
     network = LandmarkNetwork()
     crops = build(CropSettings, preset["crops"])
     batches = CropBatches(Views(data / "train"), crops, settings.seed, settings.steps)
-    held_out = validation_batches(Views(data / "val"))
+    held_out = validation_batches(Views(data / "val"), crops)
 
     def validate(module: nn.Module) -> dict[str, float]:
         rows = [landmark_loss(module, batch, torch.Generator()) for batch in held_out]
