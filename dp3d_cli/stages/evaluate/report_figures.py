@@ -121,11 +121,11 @@ def badness(facts: MetricFacts) -> Callable[[float], float]:
     return lambda value: abs(value - 1)
 
 
-def best_method(facts: MetricFacts, results: Results) -> tuple[int, str] | None:
-    """Position of the method with the best number, and what to say of it.
+def best_method(facts: MetricFacts, results: Results) -> tuple[int, bool] | None:
+    """Position of the method with the best number, and whether the baseline is better still.
 
-    The baseline does not take part, but is told if it is better: by some metrics a copy is trivially perfect.
-    None with fewer than two other methods, or if the two best numbers are equal as shown.
+    The baseline does not take part itself: by some metrics a copy is trivially perfect. None with fewer than
+    two other methods, or if the two best numbers are equal as shown.
     """
     values = [figure(results, method, facts.name).value for method in results.methods]
     is_baseline = [method.method == BASELINE for method in results.methods]
@@ -133,7 +133,7 @@ def best_method(facts: MetricFacts, results: Results) -> tuple[int, str] | None:
     if best is None:
         return None
     among = [values[best], *(value for value, own in zip(values, is_baseline, strict=True) if own)]
-    return best, "best" if best_of(facts, among) in (None, 0) else "best, but behind the baseline"
+    return best, best_of(facts, among) not in (None, 0)
 
 
 def best_of(facts: MetricFacts, values: Sequence[float | None]) -> int | None:

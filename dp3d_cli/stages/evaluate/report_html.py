@@ -12,13 +12,6 @@ from markupsafe import Markup
 from dp3d_cli import __version__
 from dp3d_cli.stages.engine.stage import Json
 from dp3d_cli.stages.evaluate.pairing import BASELINE
-from dp3d_cli.stages.evaluate.published import (
-    PublishedTable,
-    differences,
-    is_closest,
-    published_number,
-    published_tables,
-)
 from dp3d_cli.stages.evaluate.report_figures import (
     ARROWS,
     Figure,
@@ -36,15 +29,16 @@ from dp3d_cli.stages.evaluate.report_figures import (
     warnings_text,
 )
 from dp3d_cli.stages.evaluate.report_plots import Series, angle_plot, box_plot, interval_bar, mark
+from dp3d_cli.stages.evaluate.report_published import published_part
 from dp3d_cli.stages.evaluate.report_turntable import MAX_VIEWS, Turntable, extremes, looked_at, turntable
 from dp3d_cli.stages.evaluate.results import MethodResults, MetricFacts, Results, Unavailable
 
-MAX_PICTURE_BYTES = 12_000_000
+MAX_PICTURE_BYTES = 11_000_000
 """Of base64 in the turntable; with best and worst pairs, plots and tables a page stays below 15 MB."""
 
 _ASSETS = Path(__file__).with_name("assets")
 _LISTED = 200  # subjects, and things left out
-_MAX_EXTREME_METHODS = 12
+_MAX_EXTREME_METHODS = 8
 
 # Parts of the protocol with a place of their own in the page.
 _ELSEWHERE = ("packages", "cameras", "deviations", "notes", "stated", "published_tables", "pairs", "skipped")
@@ -90,8 +84,9 @@ def report_html(results: Results, max_picture_bytes: int = MAX_PICTURE_BYTES) ->
         "turntable": _turntable(turntable(results, max_picture_bytes)),
         "plots": list(_plots(results, styles)),
         "extremes": _extremes(results, styles),
+        "extreme_methods": _MAX_EXTREME_METHODS if len(results.methods) > _MAX_EXTREME_METHODS else None,
         "by_subject": _by_subject(results),
-        "published": [_published(table, results, styles) for table in _ordered_tables(results)],
+        "published": published_part(results, styles),
         "metrics": [_metric(results, facts) for facts in results.metrics],
         "remarks": _remarks(results),
         "omissions": _omissions(results)[:_LISTED],
@@ -164,14 +159,15 @@ def _head(facts: MetricFacts) -> dict[str, object]:
 
 def _row(results: Results, facts: MetricFacts, styles: Sequence[int | None]) -> View:
     figures = [figure(results, method, facts.name) for method in results.methods]
-    best, praise = best_method(facts, results) or (None, "")
+    best, is_behind = best_method(facts, results) or (None, False)
     return {
         **_head(facts),
         "formula": facts.formula,
         "unavailable": [_unavailable(entry) for entry in unavailable_everywhere(results, facts.name)],
         "cells": [
             {
-                "best": praise if n == best else "",
+                "best": n == best,
+                "behind": n == best and is_behind,
                 "mean": number(facts, own.value),
                 "bar": interval_bar(own, figures, style),
                 "interval": _interval(facts, own),
@@ -192,6 +188,7 @@ def _unavailable(entry: Unavailable | None) -> View | None:
         "reason": entry.reason,
         "message": shown(entry.message),
         "command": shown(entry.command),
+        "is_told": bool(entry.command) and entry.command in entry.message,
     }
 
 
@@ -271,7 +268,7 @@ def _extremes(results: Results, styles: Sequence[int | None]) -> list[View]:
                 "best": [_extreme_view(pair) for pair in own.best],
                 "worst": [_extreme_view(pair) for pair in own.worst],
             }
-            for own in extremes(results, facts, styles)[:_MAX_EXTREME_METHODS]
+            for own in extremes(results, facts, styles, _MAX_EXTREME_METHODS)
         ]
         if methods:
             parts.append({**_head(facts), "methods": methods})
@@ -315,65 +312,6 @@ def _mean(method: MethodResults, identity: str, metric: str) -> float | None:
         if subject.subject == identity and metric in subject.sequences:
             return subject.sequences[metric]
     return None
-
-
-def _ordered_tables(results: Results) -> list[PublishedTable]:
-    """The tables whose rule is nearest first."""
-    return sorted(published_tables(), key=lambda table: not is_closest(table, results))
-
-
-def _published(table: PublishedTable, results: Results, styles: Sequence[int | None]) -> View:
-    asked = {facts.name: facts for facts in results.metrics}
-    wanted = [names for column in table.columns if not asked.keys() & set(names := column.measured)]
-    return {
-        "title": table.title,
-        "paper": table.paper,
-        "place": table.place,
-        "size": f"{table.size} × {table.size} px" if table.size else "size not stated",
-        "open": is_closest(table, results),
-        "columns": [f"{column.name} {ARROWS[column.better]}" for column in table.columns],
-        "groups": [
-            {
-                "setting": group.setting,
-                "rows": [
-                    {
-                        "method": method,
-                        "cells": [
-                            published_number(column, values.get(column.name)) for column in table.columns
-                        ],
-                    }
-                    for method, values in group.rows.items()
-                ],
-            }
-            for group in table.groups
-        ],
-        "measured": [
-            {
-                "method": shown(method.method),
-                "mark": mark(style),
-                "cells": [
-                    _measured(results, method, [asked[name] for name in column.measured if name in asked])
-                    for column in table.columns
-                ],
-            }
-            for method, style in zip(results.methods, styles, strict=True)
-        ],
-        "differences": differences(table, results),
-        "not_measured": ",".join(names[0] for names in wanted),
-    }
-
-
-def _measured(results: Results, method: MethodResults, columns: Sequence[MetricFacts]) -> list[View]:
-    """A method's numbers in a published column; "unavailable" where all that were asked for are."""
-    numbers = [(facts, figure(results, method, facts.name)) for facts in columns]
-    known: list[View] = [
-        {"name": facts.name, "value": number(facts, own.value)}
-        for facts, own in numbers
-        if own.value is not None
-    ]
-    if not known and any(own.unavailable is not None for _, own in numbers):
-        return [{"name": "unavailable", "value": ""}]
-    return known
 
 
 def _metric(results: Results, facts: MetricFacts) -> View:

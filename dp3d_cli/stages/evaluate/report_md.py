@@ -23,6 +23,7 @@ from dp3d_cli.stages.evaluate.report_figures import (
     shown,
     skipped_text,
     software,
+    unavailable_everywhere,
     warnings_text,
 )
 from dp3d_cli.stages.evaluate.results import MethodResults, MetricFacts, Results, Unavailable
@@ -37,7 +38,7 @@ _LEGEND = (
 def report_md(results: Results) -> str:
     """The whole file. Equal results give equal texts."""
     lines = ["# Evaluation", "", methods_table(results)]
-    lines += [_LEGEND, "", *(f"**Note.** {plain(text)}" for text in warnings_text(results))]
+    lines += [_LEGEND, "", *(f"- **Note.** {plain(text)}" for text in warnings_text(results))]
     for title, part in (
         ("Intervals and counts", _intervals(results)),
         ("Unavailable", _unavailable(results)),
@@ -53,21 +54,26 @@ def report_md(results: Results) -> str:
 
 
 def methods_table(results: Results) -> str:
-    """Markdown: one line per method, mean ± sd per metric, and the number of pairs."""
+    """Markdown: one line per method, mean ± sd per metric that any method has, and the number of pairs."""
+    metrics = [facts for facts in results.metrics if not unavailable_everywhere(results, facts.name)]
     rows = [
         [
             plain(method.method),
             str(len(method.rows)),
-            *(_cell(facts, figure(results, method, facts.name)) for facts in results.metrics),
+            *(_cell(facts, figure(results, method, facts.name)) for facts in metrics),
         ]
         for method in results.methods
     ]
-    return "\n".join(_table(["method", "pairs", *map(heading, results.metrics)], rows)) + "\n"
+    return "\n".join(_table(["method", "pairs", *map(heading, metrics)], rows)) + "\n"
 
 
 def plain(text: str) -> str:
     """Text in one line that Markdown takes for text: no table cell, link, tag or emphasis begins in it."""
-    return re.sub(r"([\\|`*\[\]<>])", r"\\\1", shown(" ".join(text.split())))
+    return _escaped(" ".join(text.split()))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\|`*\[\]<>])", r"\\\1", shown(text))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -109,14 +115,24 @@ def _intervals(results: Results) -> Iterator[str]:
 
 
 def _unavailable(results: Results) -> Iterator[str]:
+    """One line per cause, with all metrics and methods that it keeps from having a number."""
+    causes: dict[tuple[str, str, str], list[Unavailable]] = {}
     for entry in results.unavailable:
-        yield f"- {_unavailable_text(entry)}"
+        causes.setdefault((entry.reason, entry.message, entry.command), []).append(entry)
+    for (reason, message, command), entries in causes.items():
+        metrics = ", ".join(dict.fromkeys(entry.metric for entry in entries))
+        methods = ", ".join(dict.fromkeys(plain(e.method) for e in entries if e.method is not None))
+        what_to_type = f" `{shown(command).replace('`', '')}`" if command and command not in message else ""
+        whom = f" for {methods}" if methods else ""
+        yield f"- **{metrics}**{whom} ({reason}): {_with_code(message)}{what_to_type}"
 
 
-def _unavailable_text(entry: Unavailable) -> str:
-    whom = f" for {plain(entry.method)}" if entry.method is not None else ""
-    command = f" `{shown(entry.command).replace('`', '')}`" if entry.command else ""
-    return f"**{entry.metric}**{whom} ({entry.reason}): {plain(entry.message)}{command}"
+def _with_code(text: str) -> str:
+    """A message with its parts in backquotes as code, the rest as plain text."""
+    parts = " ".join(text.split()).split("`")
+    if len(parts) % 2 == 0:
+        return plain(text)
+    return "".join(f"`{shown(part)}`" if n % 2 else _escaped(part) for n, part in enumerate(parts))
 
 
 def _protocol(results: Results) -> Iterator[str]:

@@ -118,11 +118,13 @@ def looked_at(results: Results) -> list[MetricFacts]:
     return [facts for facts in chosen if facts is not None] or list(known.values())[:1]
 
 
-def extremes(results: Results, facts: MetricFacts, styles: Sequence[int | None]) -> list[ExtremesOfMethod]:
-    """Best and worst pairs of every method that has enough of them not to show one twice."""
+def extremes(
+    results: Results, facts: MetricFacts, styles: Sequence[int | None], most: int
+) -> list[ExtremesOfMethod]:
+    """Best and worst pairs of the first `most` methods, with few pairs fewer, so that none is shown twice."""
     found = []
     key = badness(facts)
-    for method, style in zip(results.methods, styles, strict=True):
+    for method, style in list(zip(results.methods, styles, strict=True))[:most]:
         ranked = sorted(
             _finite_rows(method, facts),
             key=lambda entry: (key(entry[1].values[facts.name]), entry[0].subject, entry[1].view),

@@ -310,19 +310,29 @@ def test_views_without_truth_have_none(tmp_path: Path) -> None:
 
 def test_extremes_are_the_best_and_worst_rows(results: Results) -> None:
     assert [facts.name for facts in looked_at(results)] == ["ssim", "id_gt"]
-    own = extremes(results, SSIM, [None, 0, 1])[1]
+    own = extremes(results, SSIM, [None, 0, 1], 8)[1]
     values = sorted(row.values["ssim"] for _, row in results.methods[1].rows)
     assert [pair.value for pair in own.best] == [f"{value:.3f}" for value in values[::-1][:3]]
     assert [pair.value for pair in own.worst] == [f"{value:.3f}" for value in values[:3]]
-    near = extremes(results, SHARPNESS, [None, 0, 1])[2]
+    near = extremes(results, SHARPNESS, [None, 0, 1], 8)[2]
     distances = [abs(float(pair.value) - 1) for pair in near.best]
     assert distances == sorted(distances)
     assert max(distances) <= min(abs(float(pair.value) - 1) for pair in near.worst)
 
 
+def test_many_methods_share_colours_but_not_pictures_without_end(tmp_path: Path) -> None:
+    results = made_up_results(tmp_path, tuple(f"m{n}" for n in range(10)), ("anna",), views=2, side=32)
+    page = Page(report_html(results))
+    assert "right the truth. The first 8 methods." in page.text()
+    assert {alt.split(",")[0] for a in page.all("img") if (alt := a["alt"] or "")} == {
+        "truth",
+        *(f"m{n}" for n in range(8)),
+    }
+
+
 def test_no_pair_is_both_best_and_worst(tmp_path: Path) -> None:
     results = made_up_results(tmp_path, ("ours",), ("anna",), views=3)
-    (own,) = extremes(results, SSIM, [0])
+    (own,) = extremes(results, SSIM, [0], 8)
     assert (len(own.best), len(own.worst)) == (1, 1)
     assert own.best[0].view != own.worst[0].view
 

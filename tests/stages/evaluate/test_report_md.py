@@ -53,8 +53,6 @@ def test_commands_inside_messages_stay_code_and_are_not_repeated(tmp_path: Path)
     text = section(report_md(replace(results, unavailable=(told,))), "Unavailable")
     assert text.strip().endswith(r"No \[x\]. Get it with `dp3d weights fetch alexnet`.")
 
-    assert "lpips_alex" not in section(text, "Intervals and counts")
-
 
 def test_same_warning_of_several_methods_is_said_once(tmp_path: Path) -> None:
     results = made_up_results(tmp_path)
