@@ -19,7 +19,6 @@ from dp3d_cli.core.faces.face import Face, FaceBox
 from dp3d_cli.core.faces.landmarks import (
     FEATURE_NAMES,
     FEATURE_POINTS,
-    WEIGHTS,
     LandmarkNet,
     LandmarkNetwork,
 )
@@ -382,9 +381,19 @@ def test_only_uint8_rgb_pictures_are_taken() -> None:
 
 @pytest.fixture(scope="module")
 def embedded() -> LandmarkPose:
-    if not WEIGHTS.is_file():
-        pytest.skip(f"no {WEIGHTS.name} in this checkout")
-    return LandmarkPose.load()
+    """The embedded network, for aligned pictures; the face detector is slow where there is no face."""
+    return LandmarkPose(LandmarkNet.load(), GivenFaces())  # type: ignore[arg-type]
+
+
+def test_loaded_estimator_asks_the_embedded_detector(heads: list[list[np.ndarray]]) -> None:
+    estimator = load_pose("landmarks")
+    assert estimator.estimate(np.zeros((160, 160, 3), np.uint8)) is None
+    canvas = np.zeros((240, 400, 3), np.uint8)
+    canvas[60:220, 200:360] = heads[0][3]  # not square, the face far from the middle
+    estimate = estimator.estimate(canvas)
+    assert estimate is not None
+    assert estimate.yaw > math.radians(10)
+    assert str(estimator.describe()["detector"]).endswith("opencv")
 
 
 SEEDS = (2**40 + 1, 2**40 + 2)
