@@ -24,7 +24,8 @@ def evaluate(
         typer.Argument(
             metavar="METHOD...",
             show_default=False,
-            help="A folder of <id>/<view>.png or <id>.mp4 per method; NAME=FOLDER names it in the report.",
+            help="A folder of <id>/<view>.png or <id>.mp4 per method; NAME=FOLDER names it in the report, "
+            "FOLDER/*/INNER takes what is called INNER inside each <id>/.",
         ),
     ],
     flags: RunFlags,

@@ -134,7 +134,9 @@ def find_view_folders(root: Path, inner: str | None = None, *, videos: bool = Fa
         try:
             subject = _read_video(path, identity) if path.is_file() else read_view_folder(path, identity)
         except InputError as error:
-            found[identity] = Unusable(identity, error.reason, str(error))
+            # Without the root: reports are the same wherever the files lie.
+            message = str(error).replace(f"{root}{os.sep}", "")
+            found[identity] = Unusable(identity, error.reason, message)
             continue
         if subject is not None:
             found[identity] = subject

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +15,10 @@ from dp3d_cli.stages.evaluate.networks import Networks
 from dp3d_cli.stages.evaluate.pairing import Pairing, choose_five
 from dp3d_cli.stages.evaluate.protocol import Protocol
 from dp3d_cli.stages.evaluate.results import Unavailable
+
+log = logging.getLogger(__name__)
+
+_FOLDERS = re.compile(r"(?<!\S)/(?:[^\s/]+/)*")  # what stands before a file name in an absolute path
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,10 @@ def find_available(protocol: Protocol, pairing: Pairing, networks: Networks) -> 
             try:
                 implementations[name] = networks.describe(metric.network)
             except WeightsError as error:
-                problem = Unavailable(name, None, error.reason, str(error), _command(metric, error))
+                log.debug("%s: %s", name, error)
+                problem = Unavailable(
+                    name, None, error.reason, _message(metric, error), _command(metric, error)
+                )
         if problem is None:
             metrics.append(name)
         else:
@@ -109,6 +118,14 @@ def _lacking_input(metric: Metric, protocol: Protocol, pairing: Pairing) -> Unav
             f"dp3d evaluate ... --size {max(metric.least_side, protocol.size)}",
         )
     return None
+
+
+def _message(metric: Metric, error: WeightsError) -> str:
+    """What is missing, without the paths of this machine: reports are the same everywhere."""
+    for name in metric.backbones:
+        if error.reason == "weights-missing" and find_backbone(name) is None:
+            return f"{metric.name} needs weights that are not on this machine: {BACKBONES[name].title}."
+    return _FOLDERS.sub("", str(error))
 
 
 def _command(metric: Metric, error: WeightsError) -> str:

@@ -17,7 +17,7 @@ _FOLLOWED = 0.5  # below this share of pixels consistency says little
 
 def find_warnings(methods: Sequence[MethodResults], protocol: Protocol) -> tuple[str, ...]:
     """Sentences on numbers that do not compare, or not mean what they seem to."""
-    warnings = [*_different_pairs(methods), *_different_sets(methods)]
+    warnings = [*_different_pairs(methods), *_different_sets(methods), *_same_methods(methods)]
     for method in methods:
         warnings += _of_pictures(method, protocol)
         warnings += _of_metrics(method)
@@ -40,6 +40,15 @@ def _different_sets(methods: Sequence[MethodResults]) -> Iterator[str]:
         if len(set(counts.values())) > 1:
             shown = ", ".join(f"{method} {count}" for method, count in counts.items())
             yield f"{name} depends on the number of pictures, which differs ({shown}): it does not compare."
+
+
+def _same_methods(methods: Sequence[MethodResults]) -> Iterator[str]:
+    first: dict[tuple[tuple[str, int, str], ...], str] = {}
+    for method in methods:
+        pictures = tuple((subject.subject, row.view, row.prediction_sha256) for subject, row in method.rows)
+        other = first.setdefault(pictures, method.method)
+        if pictures and other != method.method:
+            yield f"{other} and {method.method} have the same predictions, picture by picture."
 
 
 def _of_pictures(method: MethodResults, protocol: Protocol) -> Iterator[str]:

@@ -286,7 +286,6 @@ METRICS: Mapping[str, Metric] = {
             "",
             "Frechet distance of Inception features by pytorch-fid, its resize (bilinear, not antialiased); "
             "all predictions against all truths, or references where there is no truth",
-            needs=(),
             packages=("pytorch-fid", "torch"),
             network="inception",
             backbones=("fid-inception",),

@@ -11,7 +11,6 @@ import json
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -40,9 +39,6 @@ NetworkName = Literal[
 ]
 PoseBackend = Literal["auto", "insightface", "landmarks"]
 Role = Literal["prediction", "truth", "reference"]
-
-# Numbers of a head's three angles are features like others: [pitch, yaw, roll].
-FEATURE_NETWORKS: tuple[NetworkName, ...] = ("inception", "inception-clean", "clip", "face", "pose")
 
 
 class _Describes(Protocol):
@@ -86,26 +82,20 @@ class Networks:
     def __init__(self, device: str = "cpu", pose: PoseBackend = "auto", cache: Path | None = None) -> None:
         self._device, self._pose, self._cache = device, pose, cache
         self._loaded: dict[NetworkName, Any] = {}
+        self._descriptions: dict[NetworkName, dict[str, Json]] = {}
         self._known: dict[tuple[NetworkName, str], Features | None] = {}
         self._current: dict[tuple[NetworkName, str], Features | None] = {}  # of the last prediction
 
-    def load(self, name: NetworkName) -> None:
-        """Make a network ready.
+    def describe(self, name: NetworkName) -> dict[str, Json]:
+        """What decides this network's numbers; loads it.
 
         Raises:
             WeightsError: its weights or a package are missing, or damaged.
         """
-        self._network(name)
-
-    def describe(self, name: NetworkName) -> dict[str, Json]:
-        """What decides this network's numbers; loads it."""
-        return self._descriptions.setdefault(
-            name, cast(dict[str, Json], dict(cast(_Describes, self._network(name)).describe()))
-        )
-
-    @cached_property
-    def _descriptions(self) -> dict[NetworkName, dict[str, Json]]:
-        return {}
+        if name not in self._descriptions:
+            described = cast(_Describes, self._network(name)).describe()
+            self._descriptions[name] = cast(dict[str, Json], dict(described))
+        return self._descriptions[name]
 
     def lpips(self, trunk: Literal["alex", "vgg"], prediction: Picture, truth: Picture) -> float:
         """Distance of a pair."""
@@ -118,10 +108,12 @@ class Networks:
         return network(prediction, truth)
 
     def features(self, name: NetworkName, sight: Sight, role: Role) -> Features | None:
-        """What a network of `FEATURE_NETWORKS` says of a picture; None where it finds no face.
+        """What a network says of one picture, [D]; None where it finds no face.
+
+        The three angles of a head [pitch, yaw, roll] are features like others.
 
         Args:
-            name: the network.
+            name: "inception", "inception-clean", "clip", "face" or "pose".
             sight: the picture.
             role: features of truths and references are kept.
         """

@@ -43,7 +43,8 @@ class Request:
     """The options of `dp3d evaluate`. None is "not said": the protocol's value, else the default.
 
     Attributes:
-        methods: folders, or NAME=FOLDER to name a method in the report.
+        methods: folders, or NAME=FOLDER to name a method in the report. FOLDER/*/INNER takes what is
+            called INNER inside each subject's folder, for this method.
         truth: folder of the ground truth; None compares with the references only.
         references: folder of the reference portraits: for the baseline and metrics that need them.
         names: files or folders that hold the views inside each subject's folder ("proxy"). Each method takes
@@ -57,7 +58,7 @@ class Request:
         strict: a prediction without a face scores the worst.
         require: metrics without which the command fails, as `named_metrics` takes them.
         reconstruction: predictions are at the reference's own camera, so that the reference is the truth.
-        device: torch device of the metrics' networks.
+        device: torch device of the metrics' networks; "auto" is CUDA where there is one.
         pose: the pose estimator.
     """
 
@@ -101,13 +102,13 @@ def plan(request: Request) -> tuple[Protocol, Pairing]:
     if request.truth is not None:
         truth = find_view_folders(request.truth, request.truth_name, videos=True)
     methods = _methods(request.methods)
-    found = {method: _searches(folder, request.names) for method, folder in methods.items()}
+    found = {method: _searches(*place, request.names) for method, place in methods.items()}
     cameras = _cameras(request.cameras, truth, [search for own in found.values() for search in own])
     protocol = _protocol(request, cameras)
     parts = []
     if truth is not None and request.references is not None:
         parts.append(pair_references(request.references, truth))
-    for method, folder in methods.items():
+    for method, (folder, _) in methods.items():
         choices = [_pair(request, method, folder, search, truth) for search in found[method]]
         best = max(choices, key=lambda part: sum(len(match.pairs) for match in part.matches))
         if not best.matches:
@@ -184,7 +185,7 @@ def _protocol(request: Request, cameras: tuple[Camera, ...] | None) -> Protocol:
         views=views,
         strict=strict,
         against=against,
-        device=request.device,
+        device=_device(request.device),
         pose=_pose(request.pose),
         name=request.protocol,
         published=published,
@@ -201,8 +202,9 @@ def _pair(request: Request, method: str, folder: Path, found: Found, truth: Foun
     return pair_without_truth(method, found, request.references)
 
 
-def _searches(folder: Path, names: tuple[str, ...]) -> list[Found]:
-    return [find_view_folders(folder, name, videos=True) for name in (*names, None)]
+def _searches(folder: Path, inner: str | None, names: tuple[str, ...]) -> list[Found]:
+    choices = (inner,) if inner is not None else (*names, None)
+    return [find_view_folders(folder, name, videos=True) for name in choices]
 
 
 def _chosen(pairing: Pairing, protocol: Protocol) -> Pairing:
@@ -225,23 +227,35 @@ def _chosen(pairing: Pairing, protocol: Protocol) -> Pairing:
     return pairing
 
 
-def _methods(texts: tuple[str | Path, ...]) -> dict[str, Path]:
-    """Name → folder. A text is NAME=FOLDER unless it is the path of something that exists."""
-    named: dict[str, Path] = {}
+def _methods(texts: tuple[str | Path, ...]) -> dict[str, tuple[Path, str | None]]:
+    """Name → folder and inner name. A text is NAME=FOLDER unless it is the path of something that exists."""
+    named: dict[str, tuple[Path, str | None]] = {}
     others: list[Path] = []
+    inners: dict[Path, str | None] = {}
     for text in texts:
         name, equals, folder = str(text).partition("=")
-        if Path(text).exists() or not equals:
-            others.append(Path(text))
+        if _place(str(text))[0].exists() or not equals:
+            whole, inner = _place(str(text))
+            # The inner name tells methods of one folder apart.
+            others.append(whole / inner if inner else whole)
+            inners[others[-1]] = inner
         elif not name or "/" in name or name in named or name == BASELINE:
             raise UsageError(
                 f"'{text}': a method needs a name of its own, without a slash.", reason="bad-name"
             )
         else:
-            named[name] = Path(folder)
+            named[name] = _place(folder)
     if others:
-        named.update(method_names(others, taken=named))
+        for name, path in method_names(others, taken=named).items():
+            inner = inners[path]
+            named[name] = (path.parent if inner else path, inner)
     return named
+
+
+def _place(text: str) -> tuple[Path, str | None]:
+    """The folder and the inner name of FOLDER/*/INNER."""
+    folder, star, inner = text.partition("/*/")
+    return Path(folder), inner if star and "/" not in inner else None
 
 
 def _cameras(cameras: str | None, truth: Found | None, found: list[Found]) -> tuple[Camera, ...] | None:
@@ -256,6 +270,15 @@ def _cameras(cameras: str | None, truth: Found | None, found: list[Found]) -> tu
 
 def _pose(text: str) -> PoseBackend:
     return "insightface" if text == "insightface" else "landmarks" if text == "landmarks" else "auto"
+
+
+def _device(name: str) -> str:
+    """The device that a name means here: "auto" is resolved, since the report states it."""
+    if name == "cpu":
+        return name
+    from dp3d_cli.core.devices import torch_device
+
+    return str(torch_device(name))
 
 
 def _word(value: object) -> str:

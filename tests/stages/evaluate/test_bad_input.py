@@ -114,6 +114,26 @@ def test_the_truth_given_as_prediction_is_named(world: Path) -> None:
     assert warned(results, "cheat: 3 predictions equal the ground truth exactly")
 
 
+def test_two_methods_of_the_same_pictures_are_named(world: Path) -> None:
+    methods = (f"a={world / 'views'}", f"b={world / 'views'}")
+    results = score(Request(methods, world / "gt", size=32), world / "report")
+    assert warned(results, "a and b have the same predictions")
+
+
+def test_reports_name_no_path_of_this_machine(world: Path) -> None:
+    write_views(world / "gt" / "bob", 1)
+    write_views(world / "views" / "bob", 1)
+    (world / "views" / "bob" / "views.json").write_text("{")
+    (world / "views" / "anna" / "001.png").write_bytes(b"")
+    request = request_for(world, metrics="all")
+    evaluate(request, world / "report")
+    for name in ("metrics.json", "per_image.csv", "report.md"):
+        text = (world / "report" / name).read_text()
+        assert str(world) not in text
+        assert str(Path.home()) not in text
+        assert str(Path(__file__).parents[3]) not in text
+
+
 def test_the_copied_reference_is_not_called_a_repetition(world: Path) -> None:
     write_png(world / "aligned" / "anna.png", picture(70))
     request = Request((world / "views",), world / "gt", world / "aligned", size=32)

@@ -173,3 +173,12 @@ def test_methods_can_be_named_and_each_takes_the_inner_name_that_fits(tmp_path: 
     assert pairs(pairing) == {"published/anna": [0, 1], "other=1/anna": [0, 1]}
     with pytest.raises(UsageError, match="a name of its own"):
         plan(Request((methods[0], methods[0]), tmp_path / "gt"))
+
+
+def test_a_star_chooses_the_inner_name_for_one_method(tmp_path: Path) -> None:
+    write_views(tmp_path / "gt" / "anna", 2)
+    write_views(tmp_path / "all" / "anna" / "proxy", 2)
+    write_views(tmp_path / "all" / "anna" / "views", 1)
+    methods = (f"{tmp_path}/all/*/proxy", f"{tmp_path}/all/*/views", f"mine={tmp_path}/all/*/views")
+    _, pairing = plan(Request(methods, tmp_path / "gt"))
+    assert pairs(pairing) == {"mine/anna": [0], "proxy/anna": [0, 1], "views/anna": [0]}

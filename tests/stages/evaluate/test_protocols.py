@@ -67,6 +67,12 @@ def test_required_metrics_are_computed_too(request_of) -> None:
     assert protocol.metrics == ("psnr", "lpips_alex", "lpips_vgg")
 
 
+def test_the_device_is_resolved_since_the_report_states_it(request_of) -> None:
+    protocol, _ = plan(request_of(device="auto"))
+    assert protocol.device in ("cpu", "cuda")
+    assert protocol.describe()["device"] == protocol.device
+
+
 def test_metrics_are_named_one_by_one_by_family_or_all() -> None:
     assert named_metrics("all") == tuple(METRICS)
     assert named_metrics("dists, psnr ,dists@256") == ("dists@256", "dists@native", "psnr")
@@ -83,6 +89,7 @@ def test_metrics_are_named_one_by_one_by_family_or_all() -> None:
         ({"views": "six"}, "all, five"),
         ({"pose": "dlib"}, "auto, insightface, landmarks"),
         ({"reconstruction": True}, "no place beside it"),
+        ({"device": "gpu"}, "not a device"),
         ({"require": "vmaf"}, "no metric"),
     ],
 )
