@@ -112,6 +112,35 @@ def row_metrics(results: Results) -> list[MetricFacts]:
     return [facts for facts in results.metrics if facts.kind not in ("set", "sequence")]
 
 
+def measured_row_metrics(results: Results) -> list[MetricFacts]:
+    """Those of them that any view has a number of."""
+    named = {name for method in results.methods for _, row in method.rows for name in row.values}
+    return [facts for facts in row_metrics(results) if facts.name in named]
+
+
+Angles = Mapping[tuple[str, int], tuple[float | None, float | None]]
+
+
+def known_angles(results: Results) -> Angles:
+    """Subject and view → yaw and pitch [rad] of the camera asked for, by whichever method states them.
+
+    All methods' pictures of a view are compared with the same truth, so they were asked for from one camera.
+    """
+    angles: dict[tuple[str, int], tuple[float | None, float | None]] = {}
+    for method in results.methods:
+        for subject, row in method.rows:
+            yaw, pitch = angles.get((subject.subject, row.view), (None, None))
+            angles[subject.subject, row.view] = (
+                _finite(row.yaw) if yaw is None else yaw,
+                _finite(row.pitch) if pitch is None else pitch,
+            )
+    return angles
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
 def badness(facts: MetricFacts) -> Callable[[float], float]:
     """A key that sorts a metric's values from best to worst."""
     if facts.better == "higher":

@@ -19,8 +19,9 @@ from dp3d_cli.stages.evaluate.report_figures import (
     count,
     figure,
     json_text,
+    known_angles,
+    measured_row_metrics,
     number,
-    row_metrics,
     shown,
     skipped_text,
     software,
@@ -229,32 +230,28 @@ def _turntable(table: Turntable) -> View | None:
 
 
 def _plots(results: Results, styles: Sequence[int | None]) -> Iterator[View]:
-    for facts in row_metrics(results):
+    angles = known_angles(results)
+    for facts in measured_row_metrics(results):
         boxes: list[Series] = []
-        yaws: list[Series] = []
-        pitches: list[Series] = []
+        turned: tuple[list[Series], list[Series]] = ([], [])
         for method, style in zip(results.methods, styles, strict=True):
             rows = [
-                (row.values[facts.name], row)
-                for _, row in method.rows
+                (row.values[facts.name], angles[subject.subject, row.view])
+                for subject, row in method.rows
                 if math.isfinite(row.values.get(facts.name, math.nan))
             ]
             boxes.append(Series(style, method.method, tuple(value for value, _ in rows)))
-            for angle, series in (("yaw", yaws), ("pitch", pitches)):
-                known = [
-                    (value, math.degrees(radians))
-                    for value, row in rows
-                    if (radians := getattr(row, angle)) is not None and math.isfinite(radians)
-                ]
-                values, degrees = tuple(v for v, _ in known), tuple(a for _, a in known)
+            for axis, series in enumerate(turned):
+                known = [(value, math.degrees(a)) for value, own in rows if (a := own[axis]) is not None]
+                values, degrees = tuple(value for value, _ in known), tuple(a for _, a in known)
                 series.append(Series(style, method.method, values, degrees))
         box = box_plot(boxes, facts)
         if box:
             yield {
                 **_head(facts),
                 "box": box,
-                "yaw": angle_plot(yaws, facts, "yaw"),
-                "pitch": angle_plot(pitches, facts, "pitch"),
+                "yaw": angle_plot(turned[0], facts, "yaw"),
+                "pitch": angle_plot(turned[1], facts, "pitch"),
             }
 
 

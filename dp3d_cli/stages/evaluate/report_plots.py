@@ -23,6 +23,7 @@ STYLES = 8
 
 _WIDTH = 420
 _LABELS = 124  # right end of the names in a box plot
+_DIGIT = 7  # width of a digit of an axis, at most [px]
 _MAX_DOTS = 400  # per plot; with more values only boxes, means and outliers are drawn
 _MAX_OUTLIERS = 40  # per box
 
@@ -135,19 +136,32 @@ def angle_plot(series: Sequence[Series], facts: MetricFacts, angle: str) -> Mark
     angles = [own_angle for own in series for own_angle in own.angles]
     if not angles:
         return Markup("")
-    height, left, bottom = 196, 46, 160
     values = [value for own in series for value in own.values]
-    low_angle, high_angle = _padded(min(angles), max(angles))
-    across = _Axis(low_angle, high_angle, left, _WIDTH - 10)
     with_dots = len(values) <= _MAX_DOTS
     width = _bin_width(max(angles) - min(angles))
     lines = [_binned(own, width) for own in series]
     seen = values if with_dots else [mean for line in lines for _, mean in line]
-    up = _Axis(*_padded(min(seen), max(seen)), bottom, 10)
+    up = _Axis(*_padded(min(seen), max(seen)), 160, 10)
+    left = 14 + _DIGIT * max((len(_tick(tick)) for tick in _ticks(up.low, up.high, 6)), default=0)
+    across = _Axis(*_padded(min(angles), max(angles)), left, _WIDTH - 10)
+    parts = [_angle_axes(up, across, angle)]
+    if with_dots:
+        parts += [_angle_dots(own, across, up) for own in series]
+    parts += [_angle_line(own, line, across, up) for own, line in zip(series, lines, strict=True)]
+    names = ", ".join(shown(own.name) for own in series)
+    description = (
+        f"{facts.name} against the camera's {angle}, means over bins of {_tick(width)} degrees: {names}."
+    )
+    return _svg(_WIDTH, 196, description, "".join(parts))
+
+
+def _angle_axes(up: _Axis, across: _Axis, angle: str) -> str:
+    """Lines at round values, and the angles below them."""
+    left, right, bottom = across.start, across.end, up.start
     parts = []
     for tick in _ticks(up.low, up.high, 6):
         y = up(tick)
-        parts.append(f'<line class="gridline" x1="{left}" x2="{_WIDTH - 10}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="gridline" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
     for tick in _ticks(across.low, across.high, 6):
         x = across(tick)
@@ -155,28 +169,27 @@ def angle_plot(series: Sequence[Series], facts: MetricFacts, angle: str) -> Mark
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_tick(tick)}°</text>')
     hint = " (negative: from above)" if angle == "pitch" else ""
     parts.append(
-        f'<text class="axis" x="{(left + _WIDTH - 10) / 2}" y="{height - 4}" text-anchor="middle">'
+        f'<text class="axis" x="{(left + right) / 2}" y="{bottom + 32}" text-anchor="middle">'
         f"{angle} of the camera{hint}</text>"
     )
-    if with_dots:
-        for own in series:
-            dots = "".join(
-                f'<circle cx="{across(a):.1f}" cy="{up(v):.1f}" r="1.8"/>'
-                for a, v in zip(own.angles, own.values, strict=True)
-            )
-            parts.append(f'<g class="dots {own.css}">{dots}</g>')
-    for own, line in zip(series, lines, strict=True):
-        points = " ".join(f"{across(a):.1f},{up(v):.1f}" for a, v in line)
-        marks = "".join(_symbol(own.style, across(a), up(v), 3.4) for a, v in line)
-        parts.append(
-            f'<g class="{own.css}"><polyline class="line" points="{points}"/>{marks}'
-            f"<title>{escape(shown(own.name))}</title></g>"
-        )
-    names = ", ".join(shown(own.name) for own in series)
-    description = (
-        f"{facts.name} against the camera's {angle}, means over bins of {_tick(width)} degrees: {names}."
+    return "".join(parts)
+
+
+def _angle_dots(own: Series, across: _Axis, up: _Axis) -> str:
+    dots = "".join(
+        f'<circle cx="{across(angle):.1f}" cy="{up(value):.1f}" r="1.8"/>'
+        for angle, value in zip(own.angles, own.values, strict=True)
     )
-    return _svg(_WIDTH, height, description, "".join(parts))
+    return f'<g class="dots {own.css}">{dots}</g>'
+
+
+def _angle_line(own: Series, line: Sequence[tuple[float, float]], across: _Axis, up: _Axis) -> str:
+    points = " ".join(f"{across(angle):.1f},{up(value):.1f}" for angle, value in line)
+    marks = "".join(_symbol(own.style, across(angle), up(value), 3.4) for angle, value in line)
+    return (
+        f'<g class="{own.css}"><polyline class="line" points="{points}"/>{marks}'
+        f"<title>{escape(shown(own.name))}</title></g>"
+    )
 
 
 def _box(own: Series, quartiles: Sequence[float], axis: _Axis, middle: float, with_dots: bool) -> str:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 from dp3d_cli.stages.engine.stage import Json
 from dp3d_cli.stages.evaluate.pairing import Pair
-from dp3d_cli.stages.evaluate.report_figures import badness, number, row_metrics, shown
+from dp3d_cli.stages.evaluate.report_figures import (
+    Angles,
+    badness,
+    known_angles,
+    measured_row_metrics,
+    number,
+    shown,
+)
 from dp3d_cli.stages.evaluate.report_pictures import Key, encode_views, key_of
 from dp3d_cli.stages.evaluate.results import MethodResults, MetricFacts, Results, SubjectResults
 from dp3d_cli.stages.evaluate.rows import PairScore
@@ -75,7 +82,8 @@ def turntable(results: Results, max_bytes: int) -> Turntable:
 
     The first subject is always there: with fewer views, if need be.
     """
-    metrics = row_metrics(results)
+    metrics = measured_row_metrics(results)
+    angles = known_angles(results)
     ids = sorted({subject.subject for method in results.methods for subject in method.subjects})
     pictures: list[str] = []
     subjects: list[Json] = []
@@ -97,7 +105,7 @@ def turntable(results: Results, max_bytes: int) -> Turntable:
         used += _size(encoded)
         numbers = {key: len(pictures) + n for n, key in enumerate(encoded)}
         pictures += encoded.values()
-        subjects.append(_subject_json(identity, owners, chosen, numbers, metrics))
+        subjects.append(_subject_json(identity, owners, chosen, numbers, metrics, angles))
     content: dict[str, Json] = {
         "methods": [shown(method.method) for method in results.methods],
         "metrics": [{"name": facts.name, "unit": facts.unit} for facts in metrics],
@@ -111,7 +119,7 @@ def looked_at(results: Results) -> list[MetricFacts]:
     """The metrics that best and worst pairs are shown by; at most one of a kind."""
     known = {
         facts.name: facts
-        for facts in row_metrics(results)
+        for facts in measured_row_metrics(results)
         if any(_finite_rows(method, facts) for method in results.methods)
     }
     chosen = [next((known[n] for n in names if n in known), None) for names in _LOOKED_AT]
@@ -123,7 +131,7 @@ def extremes(
 ) -> list[ExtremesOfMethod]:
     """Best and worst pairs of the first `most` methods, with few pairs fewer, so that none is shown twice."""
     found = []
-    key = badness(facts)
+    key, angles = badness(facts), known_angles(results)
     for method, style in list(zip(results.methods, styles, strict=True))[:most]:
         ranked = sorted(
             _finite_rows(method, facts),
@@ -140,8 +148,8 @@ def extremes(
             ExtremesOfMethod(
                 method.method,
                 style,
-                tuple(_extreme(subject, row, facts, encoded) for subject, row in best),
-                tuple(_extreme(subject, row, facts, encoded) for subject, row in worst),
+                tuple(_extreme(subject, row, facts, encoded, angles) for subject, row in best),
+                tuple(_extreme(subject, row, facts, encoded, angles) for subject, row in worst),
             )
         )
     return found
@@ -149,7 +157,7 @@ def extremes(
 
 def angles_text(yaw: float | None, pitch: float | None) -> str:
     """Angles [rad] of a camera as "yaw -12°, pitch 3°"; "" if unknown."""
-    known = [(name, a) for name, a in (("yaw", yaw), ("pitch", pitch)) if a is not None and math.isfinite(a)]
+    known = [(name, angle) for name, angle in (("yaw", yaw), ("pitch", pitch)) if angle is not None]
     return ", ".join(f"{name} {round(math.degrees(angle))}°" for name, angle in known)
 
 
@@ -160,14 +168,14 @@ def _finite_rows(method: MethodResults, facts: MetricFacts) -> list[tuple[Subjec
 
 
 def _extreme(
-    subject: SubjectResults, row: PairScore, facts: MetricFacts, encoded: Mapping[Key, str]
+    subject: SubjectResults, row: PairScore, facts: MetricFacts, encoded: Mapping[Key, str], angles: Angles
 ) -> Extreme:
     pair = subject.pair(row.view)
     truth = encoded.get(key_of(pair.truth), "") if pair.truth is not None else None
     return Extreme(
         subject.subject,
         row.view,
-        angles_text(row.yaw, row.pitch),
+        angles_text(*angles[subject.subject, row.view]),
         number(facts, row.values[facts.name]),
         encoded.get(key_of(pair.prediction), ""),
         truth,
@@ -213,13 +221,13 @@ def _subject_json(
     views: Sequence[int],
     numbers: Mapping[Key, int],
     metrics: Sequence[MetricFacts],
+    angles: Angles,
 ) -> Json:
     """One subject: angles, truth, reference and every method's picture and numbers, by view."""
     rows = [{row.view: row for row in own.rows} if own is not None else {} for own in owners]
     pairs = [{p.index: p for p in _pairs(own, views)} if own is not None else {} for own in owners]
     entries: list[Json] = []
     for view in views:
-        known = [row[view] for row in rows if view in row]
         own_pairs = [pair[view] for pair in pairs if view in pair]
         methods: list[Json] = []
         for row, pair in zip(rows, pairs, strict=True):
@@ -234,13 +242,12 @@ def _subject_json(
                 for facts in metrics
             ]
             methods.append({"picture": numbers.get(key_of(pair[view].prediction)), "values": texts})
-        yaws = [row.yaw for row in known if row.yaw is not None]
-        pitches = [row.pitch for row in known if row.pitch is not None]
+        yaw, pitch = angles[identity, view]
         entries.append(
             {
                 "view": view,
-                "yaw": _degrees(yaws),
-                "pitch": _degrees(pitches),
+                "yaw": _degrees(yaw),
+                "pitch": _degrees(pitch),
                 "truth": _first(numbers, [pair.truth for pair in own_pairs]),
                 "reference": _first(numbers, [pair.reference for pair in own_pairs]),
                 "methods": methods,
@@ -253,9 +260,8 @@ def _first(numbers: Mapping[Key, int], views: Sequence[View | None]) -> int | No
     return next((numbers[key_of(v)] for v in views if v is not None and key_of(v) in numbers), None)
 
 
-def _degrees(angles: Sequence[float]) -> float | None:
-    known = [angle for angle in angles if math.isfinite(angle)]
-    return round(math.degrees(known[0]), 2) if known else None
+def _degrees(angle: float | None) -> float | None:
+    return None if angle is None else round(math.degrees(angle), 2)
 
 
 def _script_json(content: Json) -> str:

@@ -19,7 +19,7 @@ from dp3d_cli.stages.evaluate.report_figures import best_method, figure
 from dp3d_cli.stages.evaluate.report_html import report_html
 from dp3d_cli.stages.evaluate.report_plots import Series, angle_plot, box_plot, interval_bar
 from dp3d_cli.stages.evaluate.report_turntable import extremes, looked_at, turntable
-from dp3d_cli.stages.evaluate.results import Results
+from dp3d_cli.stages.evaluate.results import MethodResults, Results
 from tests.stages.evaluate.report_results import (
     CONSISTENCY,
     FID,
@@ -243,11 +243,27 @@ def test_turntable_holds_all_methods_in_lockstep(results: Results, page: Page) -
     assert len({view["truth"] for view in views}) == 6
     score = results.methods[1].subjects[1].rows[2].values["psnr"]
     assert views[2]["methods"][1]["values"][0] == f"{score:.2f}"
-    assert views[1]["methods"][1]["values"][4] == "no face"
+    assert [metric["name"] for metric in data["metrics"]] == ["psnr", "ssim", "sharpness", "id_gt"]
+    assert views[1]["methods"][1]["values"][3] == "no face"
     assert data["subjects"][0]["views"][5]["methods"][2] is None  # the bad pair
     for picture in data["pictures"]:
         image = Image.open(io.BytesIO(base64.b64decode(picture)))
         assert (image.format, image.size) == ("JPEG", (96, 96))
+
+
+def test_angles_that_one_method_states_hold_for_all(results: Results) -> None:
+    def forget(method: MethodResults) -> MethodResults:
+        subjects = (
+            replace(s, rows=tuple(replace(row, yaw=None, pitch=None) for row in s.rows))
+            for s in method.subjects
+        )
+        return replace(method, subjects=tuple(subjects))
+
+    forgetful = replace(results, methods=(results.methods[0], *map(forget, results.methods[1:])))
+    assert report_html(forgetful) == report_html(results)
+    nothing = Page(report_html(replace(results, methods=tuple(map(forget, results.methods)))))
+    assert "No camera angles are known: --cameras NAME_OR_FILE" in nothing.text()
+    assert nothing.data()["subjects"][0]["views"][0]["yaw"] is None
 
 
 def test_pictures_are_those_of_their_views(results: Results, page: Page) -> None:
@@ -351,6 +367,21 @@ def test_plots_place_values_in_order_and_inside() -> None:
         assert all(0 <= float(a["cx"]) <= width and 0 <= float(a["cy"]) <= height for a in page.all("circle"))
     label = next(a["aria-label"] for a in Page(box_plot(series, PSNR)).all("svg"))
     assert "one: median 4.50, quartiles 2.25 and 6.75, 10 views" in label
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1e-3, 1.0, 1e4, 1e9])
+def test_numbers_at_an_axis_have_room(scale: float) -> None:
+    values = tuple(scale * (1 + n / 7) for n in range(8))
+    plot = Page(angle_plot([Series(0, "one", values, tuple(map(float, range(8))))], SSIM, "yaw"))
+    labels = [
+        (float(attributes["x"]), text)
+        for (tag, attributes), (_, text) in zip(
+            [entry for entry in plot.elements if entry[0] in ("text", "title")], plot.texts, strict=True
+        )
+        if attributes.get("text-anchor") == "end"
+    ]
+    assert len(labels) >= 3
+    assert all(x - 6 * len(text) > 0 for x, text in labels)
 
 
 def test_plots_of_many_values_stay_small() -> None:
