@@ -72,8 +72,9 @@ def evaluate(
             metavar="NAME,...",
             show_default="psnr,ssim",
             help="psnr, ssim, lpips_alex, lpips_vgg, dists@256, dists@native, fid, fid_clean, kid, id_ref, "
-            "id_gt, pose_mse, pose_mae_deg, pose_camera_deg, clip_i, lpips_ref5, consistency, "
-            "consistency_gt, zncc, gradient_ncc, sharpness, grain; lpips, dists, id, pose for families; all.",
+            "id_gt, pose_mse, pose_mae_deg, pose_camera_deg, pose_camera_rel_deg, clip_i, lpips_ref5, "
+            "consistency, consistency_gt, zncc, gradient_ncc, sharpness, grain; lpips, dists, id, pose; "
+            "all.",
         ),
     ] = None,
     require: Annotated[

@@ -376,6 +376,17 @@ METRICS: Mapping[str, Metric] = {
             worst=180.0,
         ),
         Metric(
+            "pose_camera_rel_deg",
+            "sequence",
+            "lower",
+            "degrees",
+            "mean of pose_camera_deg over a subject's views, less the one rotation that all of them share: "
+            "how views turn against one another, whatever the estimator takes for a straight head; at least "
+            "3 faces",
+            needs=("camera",),
+            network="pose",
+        ),
+        Metric(
             "clip_i",
             "reference",
             "higher",
@@ -475,7 +486,7 @@ _FAMILIES = {
     "lpips": ("lpips_alex", "lpips_vgg"),
     "dists": ("dists@256", "dists@native"),
     "id": ("id_ref", "id_gt"),
-    "pose": ("pose_mse", "pose_mae_deg", "pose_camera_deg"),
+    "pose": ("pose_mse", "pose_mae_deg", "pose_camera_deg", "pose_camera_rel_deg"),
 }
 
 

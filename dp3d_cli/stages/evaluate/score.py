@@ -6,12 +6,13 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.errors import InputError
 from dp3d_cli.core.images import read_image
 from dp3d_cli.core.metrics.pictures import Picture
@@ -24,12 +25,16 @@ from dp3d_cli.stages.evaluate.networks import Features, NetworkName, Networks, S
 from dp3d_cli.stages.evaluate.pairing import Match, Pair, choose_five
 from dp3d_cli.stages.evaluate.protocol import Protocol, bring_to_size
 from dp3d_cli.stages.evaluate.rows import BadPair, PairScore, SubjectScores
-from dp3d_cli.stages.evaluate.sequences import SequenceMeter
+from dp3d_cli.stages.evaluate.sequences import SequenceMeter, relative_turns_deg
 from dp3d_cli.stages.view_folders import View
+
+if TYPE_CHECKING:
+    from dp3d_cli.core.metrics.pose import HeadAngles
 
 SCORES = "scores"  # folder of the per-subject files below the report
 FEATURES = "features"  # the same for the features of set metrics
 
+_TURNS = "pose_camera_rel_deg"
 _CHUNK = 16  # pairs in memory at a time
 
 
@@ -165,7 +170,7 @@ def score_match(
             bad.append(BadPair(pair.index, error.reason, f"{match.id}, view {pair.index}: {error}"))
         if progress is not None:
             progress.step(done, len(match.pairs), "pairs")
-    sequences = {} if bad else scorer.sequences.values()
+    sequences = {**({} if bad else scorer.sequences.values()), **scorer.turns()}
     if bad and scorer.has_sequence:
         scorer.problems.append(f"{match.id}: no consistency, since a view in between could not be read.")
     scores = SubjectScores(
@@ -188,12 +193,12 @@ class _Scorer:
                 if METRICS[name].kind == "set" and (network := METRICS[name].network) is not None
             )
         )
-        in_order = (
-            [name for name in metrics if METRICS[name].kind == "sequence"] if match.has_all_views else []
-        )
+        in_order = [name for name in metrics if "sequence" in METRICS[name].needs and match.has_all_views]
         self.has_sequence = bool(in_order)
         self.sequences = SequenceMeter(in_order, closed=bool(match.closed))
         self._five = choose_five(match) or frozenset() if "lpips_ref5" in metrics else frozenset()
+        self._has_turns = _TURNS in metrics
+        self._turns: list[tuple[HeadAngles, Camera]] = []
         self._features: dict[str, list[Features]] = {}
         self._references: dict[Path, Sight | None] = {}
         self._needs_reference = any("reference" in METRICS[name].needs for name in metrics) or (
@@ -226,6 +231,10 @@ class _Scorer:
             elif answer is not None:
                 values[metric.name] = answer
         self._keep_features(own, true, reference)
+        if self._has_turns and pair.camera is not None:
+            angles = self._networks.angles(own, "prediction")
+            if angles is not None:
+                self._turns.append((angles, pair.camera))
         if self.has_sequence:
             self.sequences.add(own.pixels, None if true is None else true.pixels)
         views = [view for view in (pair.prediction, pair.truth) if view is not None]
@@ -244,6 +253,11 @@ class _Scorer:
             reference=None if pair.reference is None else _label(pair.reference),
             alpha=any(has_alpha(view.path) for view in views if view.frame is None),
         )
+
+    def turns(self) -> dict[str, float]:
+        """How the views turn against one another, if asked for and known."""
+        value = relative_turns_deg(self._turns)
+        return {} if value is None else {_TURNS: value}
 
     def stacked_features(self) -> dict[str, Features]:
         """Features for set metrics as arrays [N, D]."""

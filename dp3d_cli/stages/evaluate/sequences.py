@@ -1,15 +1,23 @@
-"""Metrics of neighbouring views, fed one view after another so that no more than four pictures are held."""
+"""Metrics of all views of a subject, fed one after another: no more than four pictures are held."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.metrics.consistency import Consistency, WarpedError, flow_consistency
 from dp3d_cli.core.metrics.pictures import Picture
 
+if TYPE_CHECKING:
+    from dp3d_cli.core.metrics.pose import HeadAngles
+
 SHARE = "consistency_share"
 """Beside `consistency`: the share of pixels that could be followed, in [0, 1]."""
+
+LEAST_TURNS = 3
+"""Views with a face that `pose_camera_rel_deg` needs; fewer leave little beside the shared rotation."""
 
 _View = tuple[Picture, Picture | None]
 
@@ -62,3 +70,20 @@ class SequenceMeter:
             truths = [one[1], other[1]]
             self._guided += flow_consistency(views, guide=truths).pairs
             self._true += flow_consistency(truths).pairs
+
+
+def relative_turns_deg(turns: Sequence[tuple[HeadAngles, Camera]]) -> float | None:
+    """Mean angle between estimated and requested cameras after taking off the rotation that all share.
+
+    Args:
+        turns: of each view with a face and a known camera, in order.
+
+    Returns:
+        Degrees; None for fewer than three views.
+    """
+    from dp3d_cli.core.metrics.pose import geodesic_deg, shared_offset
+
+    if len(turns) < LEAST_TURNS:
+        return None
+    offset = shared_offset([angles for angles, _ in turns], [camera for _, camera in turns])
+    return math.fsum(geodesic_deg(angles, camera, offset) for angles, camera in turns) / len(turns)

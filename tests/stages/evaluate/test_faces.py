@@ -76,7 +76,7 @@ def test_rows_without_a_face_are_left_out_and_counted(tmp_path: Path) -> None:
         "pose_mae_deg": {"found": 2, "tried": 4, "without_truth": 1},
     }
     assert any("id_gt covers 2 of 4 rows" in text for text in results.warnings)
-    assert [entry.metric for entry in results.unavailable] == ["pose_camera_deg"]
+    assert [entry.metric for entry in results.unavailable] == ["pose_camera_deg", "pose_camera_rel_deg"]
 
 
 def test_strict_scores_a_missing_face_of_the_prediction_as_the_worst(tmp_path: Path) -> None:
@@ -119,6 +119,26 @@ def test_camera_metric_takes_the_camera_that_was_asked_for(tmp_path: Path) -> No
     assert rows[0].values["pose_camera_deg"] == pytest.approx(20, abs=1e-6)
     assert rows[1].values["pose_camera_deg"] == pytest.approx(abs(20 - math.degrees(0.35)), abs=1e-4)
     assert [row.yaw for row in rows] == pytest.approx(yaws, abs=1e-6)
+
+
+def test_turns_against_one_another_do_not_depend_on_what_the_estimator_calls_straight(tmp_path: Path) -> None:
+    yaws = (0.0, 0.2, 0.4, 0.6)
+    trajectory = Trajectory("four", tuple(Camera.look_at(yaw, 0.0, pivot=(0, 0, 0)) for yaw in yaws))
+    for method, shift in (("exact", 25), ("half", 0)):
+        for view, yaw in enumerate(yaws):
+            turned = math.degrees(yaw) * (0.5 if method == "half" else 1)
+            write_png(tmp_path / method / "anna" / f"{view:03d}.png", tell(1, round(turned) + shift))
+            write_png(tmp_path / "gt" / "anna" / f"{view:03d}.png", tell(0))
+        write_cameras(tmp_path / method / "anna" / "cameras.json", trajectory)
+    folders = (tmp_path / "exact", tmp_path / "half")
+    request = Request(folders, tmp_path / "gt", metrics="pose_camera_deg,pose_camera_rel_deg", size=32)
+    exact, half = score(request, tmp_path / "report").methods
+    assert exact.statistics["pose_camera_deg"].mean == pytest.approx(25, abs=0.5)
+    assert exact.statistics["pose_camera_rel_deg"].mean == pytest.approx(
+        0, abs=0.5
+    )  # colours are whole degrees
+    assert half.statistics["pose_camera_rel_deg"].mean == pytest.approx(math.degrees(0.1), abs=0.5)
+    assert half.statistics["pose_camera_rel_deg"].n == 1
 
 
 def write_ring(root: Path, degrees: tuple[int, ...]) -> Request:
