@@ -43,6 +43,7 @@ from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, explicit_hint
 from dp3d_cli.core.presets import ExecutionSettings, load_preset
 
 VIEWS = 16
+OPTION_VIEWS = 4
 GUIDANCE = 3.0
 TIMESTEP = 501
 GROUPS = view_groups(VIEWS, ViewGroup(8))
@@ -226,7 +227,7 @@ def heads(count_: int, size: int) -> list[dict[str, Any]]:
     from dp3d_cli.core.cameras.trajectories import gen_videos
     from dp3d_cli.core.renderers.procedural import ProceduralHead
 
-    trajectory = gen_videos(VIEWS // 2)
+    trajectory = gen_videos(OPTION_VIEWS)
     labels = torch.from_numpy(trajectory.labels)
     frontal = torch.from_numpy(gen_videos(4).labels[:1])
     conditions = ProceduralHead(1).render(labels, size).image * 2 - 1
@@ -249,14 +250,11 @@ def heads(count_: int, size: int) -> list[dict[str, Any]]:
 
 
 def attention_cache(pipeline: DiffPortraitPipeline, **ranges: int) -> Callable[[], None]:
-    """Diffusers' pyramid attention broadcast on the backbone; returns what takes it off again."""
+    """Diffusers' pyramid attention broadcast on the backbone; returns what empties it between subjects."""
     from diffusers import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
-    from diffusers.hooks import HookRegistry
 
     now = {"timestep": 1000}
-    watch = pipeline.unet.register_forward_pre_hook(
-        lambda _module, arguments: now.update(timestep=int(arguments[1]))
-    )
+    pipeline.unet.register_forward_pre_hook(lambda _module, arguments: now.update(timestep=int(arguments[1])))
     config = PyramidAttentionBroadcastConfig(
         **{f"{kind}_attention_block_skip_range": every for kind, every in ranges.items()},
         spatial_attention_block_identifiers=(r"transformer_blocks\.0\.attn1",),
@@ -266,20 +264,12 @@ def attention_cache(pipeline: DiffPortraitPipeline, **ranges: int) -> Callable[[
     )
     apply_pyramid_attention_broadcast(pipeline.unet, config)
 
-    def reset() -> None:
+    def empty() -> None:
         for module in pipeline.unet.modules():
             if registry := getattr(module, "_diffusers_hook", None):
-                assert isinstance(registry, HookRegistry)
-                registry.reset_stateful_hooks()
+                registry.reset_stateful_hooks(recurse=False)
 
-    def remove() -> None:
-        watch.remove()
-        for module in pipeline.unet.modules():
-            if registry := getattr(module, "_diffusers_hook", None):
-                registry.remove_hook("pyramid_attention_broadcast")
-
-    remove.reset = reset  # type: ignore[attr-defined]
-    return remove
+    return empty
 
 
 BASE = {"num_inference_steps": 50, "guidance_scale": GUIDANCE, "noise_strength": 1.0, "refine_proxy": False}
@@ -319,20 +309,20 @@ def pipeline_of(row: dict[str, Any], device: str) -> DiffPortraitPipeline:
 
 def run_row(
     row: dict[str, Any], subjects: Sequence[dict[str, Any]], device: str
-) -> Callable[[], list[Tensor]]:
-    """A whole run over all subjects with one row's changes."""
+) -> Callable[..., list[Tensor]]:
+    """A whole run over all subjects with one row's changes; its argument departs from them once more."""
     pipeline = pipeline_of(row, device)
     call = {**BASE, **row.get("call", {})}
     cache = attention_cache(pipeline, **row["cache"]) if "cache" in row else None
 
-    def run() -> list[Tensor]:
+    def run(**changes: Any) -> list[Tensor]:
         results = []
         kernel = sdpa_kernel(row["kernel"]) if "kernel" in row else nullcontext()
         with kernel, copied_tokens() if "copied" in row else nullcontext():
             for subject in subjects:
                 if cache is not None:
-                    cache.reset()  # type: ignore[attr-defined]
-                results.append(pipeline(**subject, **call, output_type="pt").images)
+                    cache()
+                results.append(pipeline(**subject, **{**call, **changes}, output_type="pt").images)
         return results
 
     return run
@@ -342,36 +332,41 @@ def measure_options(options: argparse.Namespace) -> dict[str, Any]:
     """Time and change of the pictures, one option at a time, each beside the plain run."""
     subjects = heads(options.heads, int(load_preset("nano").size))
     plain = run_row({}, subjects, options.device)
-    expected = plain()
+    plain(num_inference_steps=2)
     table = {}
     for name, row in option_rows().items():
         if options.only and not any(text in name for text in options.only):
             continue
+        pictures: dict[str, list[Tensor]] = {}
+
+        def timed(
+            label: str, run: Callable[..., list[Tensor]], kept: dict[str, list[Tensor]] = pictures
+        ) -> float:
+            return seconds(lambda: kept.update({label: run()}), options.device)
+
         try:
             run = run_row(row, subjects, options.device)
             started = time.perf_counter()
-            found = run()  # also compiles
+            run(num_inference_steps=2)  # also compiles
             first = time.perf_counter() - started
-            ratios = []
-            for _ in range(options.repeats):
-                before = seconds(lambda: plain()[0], options.device)
-                ratios.append(before / seconds(lambda r=run: r()[0], options.device))
+            ratios = [timed("plain", plain) / timed("row", run) for _ in range(options.repeats)]
         except (RuntimeError, torch.OutOfMemoryError) as error:
             table[name] = {"failed": str(error).splitlines()[0][:200]}
             continue
-        error = torch.stack([(a - b).square().mean() for a, b in zip(found, expected, strict=True)]).mean()
+        pairs = list(zip(pictures["row"], pictures["plain"], strict=True))
+        error = torch.stack([(a - b).square().mean() for a, b in pairs]).mean()
         table[name] = {
             "speed": spread(ratios, 2),
             "change [dB]": round(float(10 * torch.log10(4 / error)), 1) if error > 0 else None,
             "largest change [grey levels]": round(
-                max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) * 127.5, 2
+                max(float((a - b).abs().max()) for a, b in pairs) * 127.5, 2
             ),
-            "first run [s]": round(first, 1),
+            "first two steps [s]": round(first, 1),
         }
         print(name, table[name], file=sys.stderr, flush=True)
     return {
-        "what": "embedded network, full generation, 50 DDIM steps, guidance 3, 8 views in one group; "
-        "speed is plain time over the option's time, change is the PSNR between the pictures of both",
+        "what": f"embedded network, full generation, 50 DDIM steps, guidance 3, {OPTION_VIEWS} views in one "
+        "group; speed is plain time over the option's time, change is the PSNR between the pictures of both",
         "heads": options.heads,
         "repeats": options.repeats,
         "rows": table,
