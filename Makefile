@@ -18,10 +18,10 @@ demo: $(VENV)/.installed
 	@echo
 	@echo "Videos:         $(OUTPUT)/video/*.mp4"
 	@echo "Contact sheets: $(OUTPUT)/views/*/contact_sheet.png"
-	@echo "Report:         $(OUTPUT)/report/report.md"
+	@echo "Report:         $(OUTPUT)/report/report.html"
 
 test: $(VENV)/.installed-dev
-	$(bin)/python -m pytest
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(bin)/ruff check .
