@@ -3,12 +3,16 @@
 Procedural heads are made on the fly; a subject is a seed. The splits are disjoint ranges of seeds, so that
 no subject of the test set can be seen in training. Seeds below the training range are left to
 demonstrations and to the head in the camera conditions.
+
+Photographed or rendered heads come from a folder (`dp3d_cli.training.folders`), with the cameras they were
+taken from. There the person's name decides the split. `open_subjects` opens either kind.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -16,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dp3d_cli.core.cameras.camera import Camera
+from dp3d_cli.core.errors import UsageError
 
 Split = Literal["train", "val", "test"]
 SPLITS: dict[Split, range] = {
@@ -45,14 +50,26 @@ class SubjectViews:
 
 
 class Subjects(Protocol):
-    """A split of subjects that can be seen from any camera."""
+    """A split of subjects, some of which can be seen from any camera and some only from their own."""
 
     def __len__(self) -> int:
         """How many there are."""
         ...
 
     def views(self, index: int, labels: Tensor, size: int) -> SubjectViews:
-        """Subject `index` from cameras [V, 25] at `size` pixels."""
+        """Subject `index` from cameras [V, 25] at `size` pixels.
+
+        Raises:
+            ValueError: a camera from which this subject was never seen.
+        """
+        ...
+
+    def sample(self, index: int, views: int, rng: np.random.Generator, size: int) -> SubjectViews:
+        """Subject `index` from `views` cameras at random; the same for equal states of `rng`.
+
+        The first view is fit to be a reference: near frontal, as portraits are. The others are a group of
+        targets in no particular order.
+        """
         ...
 
 
@@ -86,6 +103,53 @@ class ProceduralSubjects:
         with torch.inference_mode():
             rendering = head.render(labels, size)
         return SubjectViews(rendering.image, labels, rendering.mask, rendering.depth, head.face_points)
+
+    def sample(self, index: int, views: int, rng: np.random.Generator, size: int) -> SubjectViews:
+        """See `Subjects`: a `reference_label` and a group of `target_labels`.
+
+        Raises:
+            ValueError: fewer than one view.
+        """
+        if views < 1:
+            raise ValueError(f"A sample has at least one view, {views} were asked for.")
+        labels = reference_label(rng)
+        if views > 1:
+            labels = torch.cat([labels, target_labels(views - 1, rng)])
+        return self.views(index, labels, size)
+
+
+def open_subjects(text: str, split: Split, *, device: str = "cpu") -> Subjects:
+    """The subjects that a preset or an option names.
+
+    Args:
+        text: "procedural" (all seeds of the split), "procedural:200" (the first 200), or a folder.
+        split: which part of them.
+        device: where procedural heads are made.
+
+    Raises:
+        UsageError: neither, or a number of subjects that the split does not have.
+        InputError: see `dp3d_cli.training.folders.FolderSubjects`.
+    """
+    if split not in get_args(Split):
+        raise UsageError(f"Split '{split}'; expected one of {', '.join(get_args(Split))}.")
+    kind, colon, number = text.partition(":")
+    if kind == "procedural":
+        if colon and not number.isdecimal():
+            raise UsageError(
+                f"Subjects '{text}'; after the colon a number is expected, as in procedural:200."
+            )
+        try:
+            return ProceduralSubjects(split, int(number) if colon else None, device)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    if not Path(text).is_dir():
+        raise UsageError(
+            f"Subjects '{text}': no such folder. Give one, or procedural, or a number of them as in "
+            "procedural:200."
+        )
+    from dp3d_cli.training.folders import FolderSubjects
+
+    return FolderSubjects(Path(text), split)
 
 
 def target_labels(count: int, rng: np.random.Generator) -> Tensor:

@@ -1,9 +1,10 @@
 """Subjects that cost nothing: a shaded ellipsoid with two dots for eyes, drawn by projection."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dp3d_cli.training.data import SubjectViews
+from dp3d_cli.training.data import SubjectViews, reference_label, target_labels
 
 FACE_POINTS = torch.tensor(
     [[-0.06, 0.05, 0.33], [0.06, 0.05, 0.33], [0.0, 0.0, 0.38], [-0.04, -0.07, 0.33], [0.04, -0.07, 0.33]]
@@ -30,3 +31,7 @@ class Ellipsoids:
         return SubjectViews(
             torch.stack(images), labels, mask.expand(count, 1, size, size), face_points=FACE_POINTS
         )
+
+    def sample(self, index: int, views: int, rng: np.random.Generator, size: int) -> SubjectViews:
+        labels = torch.cat([reference_label(rng), target_labels(views, rng)])[:views]
+        return self.views(index, labels, size)

@@ -29,6 +29,18 @@ def test_subjects_are_the_seeds_of_their_split() -> None:
     assert list(subjects.seeds) == [SPLITS["val"].start + i for i in range(3)]
 
 
+def test_a_sample_is_a_reference_and_targets_and_a_function_of_its_generator() -> None:
+    subjects = ProceduralSubjects("train", 2)
+    first, again = (subjects.sample(1, 3, np.random.default_rng(8), 24) for _ in range(2))
+    assert torch.equal(first.images, again.images)
+    assert first.images.shape == (3, 3, 24, 24)
+    assert torch.equal(first.labels[:1], reference_label(np.random.default_rng(8)))
+    assert first.mask is not None
+    assert first.depth is not None
+    with pytest.raises(ValueError, match="at least one view"):
+        subjects.sample(0, 0, np.random.default_rng(0), 24)
+
+
 def test_target_cameras_stay_in_their_range() -> None:
     for seed in range(40):
         for label in target_labels(6, np.random.default_rng(seed)):

@@ -104,11 +104,16 @@ def read_cameras(path: Path) -> Trajectory:
     return Trajectory(listed.name, known, listed.closed)
 
 
-def read_camera_list(path: Path) -> CameraList:
+def read_camera_list(path: Path, *, crop_square: bool = False) -> CameraList:
     """Images and cameras of a `cameras.json` or a NeRF `transforms.json`; the content decides which it is.
 
     From `transforms.json` come frames in file order, `fl_x, fl_y, cx, cy, w, h` or `camera_angle_x`, for all
     frames or each; the world is taken as it is, except that `applied_transform` is undone.
+
+    Args:
+        path: the file.
+        crop_square: where `w` and `h` differ, give the lens of the frame's middle square instead of refusing;
+            the caller cuts the pictures likewise.
 
     Raises:
         InputError: unreadable, of an unknown format or version, a wrong or missing entry, a matrix that is no
@@ -125,7 +130,7 @@ def read_camera_list(path: Path) -> CameraList:
     if isinstance(data, dict) and data.get("format") == FORMAT:
         return _from_cameras_json(path, data)
     if isinstance(data, dict) and "frames" in data:
-        return _from_transforms_json(path, data)
+        return _from_transforms_json(path, data, crop_square)
     raise _bad(path, f'neither a cameras.json ("format": "{FORMAT}") nor a transforms.json ("frames": [...])')
 
 
@@ -268,7 +273,7 @@ def _labelled(path: Path, name: str, view: _View) -> Camera:
     return camera
 
 
-def _from_transforms_json(path: Path, data: dict[str, Any]) -> CameraList:
+def _from_transforms_json(path: Path, data: dict[str, Any], crop_square: bool) -> CameraList:
     content = _validated(path, data, _TransformsJson)
     if content.applied_scale != 1.0:
         raise _bad(path, f"applied_scale is {content.applied_scale}; scaled worlds are not supported")
@@ -284,7 +289,9 @@ def _from_transforms_json(path: Path, data: dict[str, Any]) -> CameraList:
         own = frame.model_dump(include=set(_Lens.model_fields), exclude_unset=True)
         lens = _Lens.model_validate({**content.model_dump(include=set(_Lens.model_fields)), **own})
         try:
-            cameras.append(Camera.from_opengl(undo @ _square(frame.transform_matrix), _intrinsics(lens)))
+            cameras.append(
+                Camera.from_opengl(undo @ _square(frame.transform_matrix), _intrinsics(lens, crop_square))
+            )
         except ValueError as error:
             raise _bad(path, f"{where}: {error}") from error
     # Everyone calls the file transforms.json; the folder says what it is about.
@@ -293,7 +300,7 @@ def _from_transforms_json(path: Path, data: dict[str, Any]) -> CameraList:
     return CameraList(name, tuple(cameras), tuple(frame.file_path for frame in content.frames))
 
 
-def _intrinsics(lens: _Lens) -> Array:
+def _intrinsics(lens: _Lens, crop_square: bool) -> Array:
     """[3, 3] intrinsics divided by the image size.
 
     Raises:
@@ -304,6 +311,8 @@ def _intrinsics(lens: _Lens) -> Array:
     if any((lens.k1, lens.k2, lens.k3, lens.k4, lens.p1, lens.p2)):
         raise ValueError("the lens is distorted (k1 … p2 are not 0); undistort the images first")
     if lens.w is not None and lens.h is not None and lens.w != lens.h:
+        if crop_square:
+            return _intrinsics(_middle_square(lens, lens.w, lens.h), False)
         raise ValueError(f"the frames are {lens.w:g}x{lens.h:g}; square ones are needed, crop them first")
     size = lens.w or lens.h
     if lens.fl_x is not None:
@@ -320,6 +329,19 @@ def _intrinsics(lens: _Lens) -> Array:
     centre_x = 0.5 if lens.cx is None or size is None else lens.cx / size
     centre_y = 0.5 if lens.cy is None or size is None else lens.cy / size
     return np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1]])
+
+
+def _middle_square(lens: _Lens, width: float, height: float) -> _Lens:
+    """The lens of the largest square in the middle of a frame of width x height px."""
+    side = min(width, height)
+    own: dict[str, float] = {"w": side, "h": side}
+    if lens.fl_x is None and lens.camera_angle_x is not None:
+        own["fl_x"] = 0.5 * width / math.tan(lens.camera_angle_x / 2)
+        if lens.camera_angle_y is not None:
+            own["fl_y"] = 0.5 * height / math.tan(lens.camera_angle_y / 2)
+    own["cx"] = (width / 2 if lens.cx is None else lens.cx) - (width - side) / 2
+    own["cy"] = (height / 2 if lens.cy is None else lens.cy) - (height - side) / 2
+    return lens.model_copy(update=own)
 
 
 def _validated(path: Path, data: dict[str, Any], model: type[_Model]) -> _Model:
