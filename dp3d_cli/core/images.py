@@ -212,8 +212,12 @@ def _too_large(path: Path, size: str, max_pixels: int) -> InputError:
 def _decode(path: Path, image: Image.Image) -> Photo:
     """Decode the first frame and bring it to upright RGB."""
     notes: list[str] = []
-    tagged = _orientation(image)
     try:
+        # Pillow decodes a PNG to look for EXIF behind the pixels; after a failure there, `load` finds nothing
+        # left to do and the picture is black. A TIFF's tag has to be read before it is loaded.
+        if image.format == "PNG":
+            image.load()
+        tagged = _orientation(image)
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             notes.append(f"only the first of {frames} frames is used")

@@ -231,6 +231,15 @@ def test_truncated_file(tmp_path: Path, suffix: str, kept: float) -> None:
     assert reason_of(path) == "truncated-image"
 
 
+def test_png_whose_pixels_do_not_decode_is_not_a_black_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_png(path, np.full((16, 16, 3), 90, np.uint8))
+    content = path.read_bytes()
+    start = content.index(b"IDAT") + 4
+    path.write_bytes(content[:start] + bytes(2) + content[start + 2 :])  # zlib's header
+    assert reason_of(path) == "truncated-image"
+
+
 def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "a"
