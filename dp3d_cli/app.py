@@ -15,6 +15,7 @@ from dp3d_cli.commands.proxy import proxy
 from dp3d_cli.commands.render_cams import render_cams
 from dp3d_cli.commands.run import run
 from dp3d_cli.commands.synthesize import synthesize
+from dp3d_cli.commands.train import train
 from dp3d_cli.commands.video import video
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ app.command()(synthesize)
 app.command()(video)
 app.command()(evaluate)
 app.command()(run)
+app.command()(train)
 app.add_typer(weights.app, name="weights")
 
 

@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dp3d_cli.core.diffusion.codec import patch_size
+from dp3d_cli.core.diffusion.codec import downsampling, patch_size
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.textures import (
     Image,
@@ -110,8 +110,17 @@ def codec_loss(
     vae: AutoencoderKL, images: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Mapping[str, float]]:
     """Reconstruction and KL of [B, 3, S, S] images in [-1, 1]; see the module docstring."""
+    side = images.shape[-1] // downsampling(vae)
+    noise = torch.randn((len(images), vae.config.latent_channels, side, side), generator=generator)
+    return reconstruction_loss(vae, images, noise)
+
+
+def reconstruction_loss(
+    vae: AutoencoderKL, images: Tensor, noise: Tensor
+) -> tuple[Tensor, Mapping[str, float]]:
+    """The same with given noise [B, C, h, w] of the posterior."""
     posterior = vae.encode(F.pixel_unshuffle(images, patch_size(vae))).latent_dist
-    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+    latents = posterior.mean + posterior.std * noise
     output = F.pixel_shuffle(vae.decode(latents).sample, patch_size(vae))
     error = output - images
     mse = error.square().mean()

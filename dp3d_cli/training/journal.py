@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -30,6 +31,8 @@ class Journal:
         self._line_start = start
         self._clock = time.perf_counter()
         self._board: SummaryWriter | None = None
+        if active:
+            _forget(folder / LOG, start)
         if active and find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -70,3 +73,15 @@ class Journal:
         """Close the files."""
         if self._board is not None:
             self._board.close()
+
+
+def _forget(log: Path, start: int) -> None:
+    """Take lines off the log that a run wrote behind its last checkpoint: these steps are taken again."""
+    if not log.is_file():
+        return
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    kept = [line for line in lines if start and json.loads(line)["step"] <= start]
+    if len(kept) < len(lines):
+        draft = log.with_name(f".{log.name}.{secrets.token_hex(4)}")
+        draft.write_text("".join(f"{line}{os.linesep}" for line in kept), encoding="utf-8")
+        draft.replace(log)

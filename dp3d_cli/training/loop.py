@@ -15,6 +15,7 @@ not from the generator.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, Subset
 
-from dp3d_cli.core.errors import UsageError
+from dp3d_cli.core.errors import Dp3dError, UsageError
 from dp3d_cli.core.images import write_png
 from dp3d_cli.training.checkpointing import recompute_blocks
 from dp3d_cli.training.journal import LOG, Journal
@@ -137,8 +138,9 @@ def train(
         The moving average of the trained parameters; `copy_to` puts it into a module.
 
     Raises:
-        ValueError: nothing to train, or a batch that the processes cannot share equally.
-        UsageError: the checkpoint belongs to another module.
+        ValueError: nothing to train.
+        UsageError: the checkpoint belongs to another module, or a batch cannot be shared by the processes.
+        Dp3dError: the loss is no longer a finite number.
     """
     accelerator = Accelerator(
         cpu=device == "cpu",
@@ -171,6 +173,7 @@ def train(
         num_workers=settings.workers,
         prefetch_factor=4 if settings.workers else None,
     )
+    steps = enumerate(loader, start=start)  # starts the workers, before TensorBoard starts a thread
     journal = Journal(folder, start, active=main)
     watch = _Watch(
         module,
@@ -181,13 +184,19 @@ def train(
     )
     if settings.validate_first and start == 0 and main:
         journal.write(0, watch.look(folder, 0))
-    for step, batch in enumerate(loader, start=start):
+    for step, batch in steps:
         for group in optimizer.param_groups:
             group["lr"] = settings.rate(step)
         stepper.zero_grad(set_to_none=True)
         share = share_of(batch, accelerator.process_index, accelerator.num_processes)
         generator = step_generator(settings.seed, step, accelerator.process_index)
         value, numbers = step_of(map_tensors(share, lambda part: part.to(accelerator.device)), generator)
+        if not math.isfinite(float(value.detach())):
+            raise Dp3dError(
+                f"The loss of step {step} is {float(value.detach())}. The checkpoint is from before. Lower "
+                "learning_rate, or use mixed_precision bf16 or no.",
+                reason="diverged",
+            )
         accelerator.backward(value)
         norm = accelerator.clip_grad_norm_(parameters, settings.clip_norm)
         stepper.step()
@@ -243,7 +252,7 @@ def share_of(batch: T, process: int, processes: int) -> T:
     """The part of a batch that one of several processes works on: equal runs of samples.
 
     Raises:
-        ValueError: a tensor's first axis is no multiple of the number of processes.
+        UsageError: a tensor's first axis is no multiple of the number of processes.
     """
     if processes == 1:
         return batch
@@ -251,7 +260,7 @@ def share_of(batch: T, process: int, processes: int) -> T:
     def part(tensor: Tensor) -> Tensor:
         if tensor.ndim == 0 or len(tensor) % processes:
             samples = len(tensor) if tensor.ndim else "a number for all"
-            raise ValueError(f"{processes} processes cannot share a batch of {samples} samples equally.")
+            raise UsageError(f"{processes} processes cannot share a batch of {samples} samples equally.")
         size = len(tensor) // processes
         return tensor[process * size : (process + 1) * size]
 

@@ -20,7 +20,6 @@ pixels.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -38,8 +37,8 @@ from dp3d_cli.core.diffusion.configs import Sizes, build_networks, nano
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.diffusion.sampler import ddim_scheduler
 from dp3d_cli.core.presets import read_yaml_mapping
-from dp3d_cli.core.weights.manifest import write_manifest
 from dp3d_cli.training.cache import shard_folders
+from dp3d_cli.training.export import write_pipeline
 from dp3d_cli.training.latents import LatentShard, Recolouring, read_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.settings import build
@@ -311,14 +310,7 @@ def export(module: NanoNetworks, codec: Path, folder: Path) -> None:
         mid_view_attention="always",
     )
     pipeline.to(dtype=torch.float16)
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    for file in folder.rglob("config.json"):
-        config = json.loads(file.read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # where the codec lay on this machine
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for file in folder.rglob("*.safetensors"):
-        file.chmod(0o644)  # safetensors makes files that only their owner can read
-    write_manifest(folder)
+    write_pipeline(pipeline, folder)
 
 
 def main() -> None:

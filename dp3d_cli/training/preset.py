@@ -35,21 +35,18 @@ _BASES = {"nano": nano, "sd15": sd15}
 _SECTIONS = ("loop", "step", "networks")
 
 
-@dataclass(frozen=True)
-class TrainPreset:
-    """Everything that decides what a stage learns, besides the pictures.
+@dataclass(frozen=True, kw_only=True)
+class CommonSettings:
+    """What every stage has besides sizes, step and loop.
 
     Attributes:
         name: how the preset is called.
         stage: the stage that these settings are for.
-        sizes: of all networks.
         size: width and height of training pictures [px].
-        loop: see `LoopSettings`.
-        step: the stage's own settings, not checked yet.
         prediction_type: what the backbone predicts.
         mid_view_attention: calls in which the backbone's middle view attention runs.
         data: the subjects to learn from, see `open_subjects`.
-        held_out: the subjects to validate on; empty: "procedural", or the val split of a folder in `data`.
+        held_out: the subjects to validate on; empty: the val split of `data`.
         train_earlier: without a start, train the earlier stages first.
         start: folders that networks are taken from, see `dp3d_cli.training.start`.
         description: one sentence for people.
@@ -57,10 +54,7 @@ class TrainPreset:
 
     name: str
     stage: StageName
-    sizes: Sizes
     size: int
-    loop: LoopSettings
-    step: Mapping[str, object]
     prediction_type: PredictionType = "epsilon"
     mid_view_attention: MidViewAttention = "unconditional"
     data: str = "procedural"
@@ -68,6 +62,21 @@ class TrainPreset:
     train_earlier: bool = False
     start: tuple[Path, ...] = ()
     description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPreset(CommonSettings):
+    """Everything that decides what a stage learns, besides the pictures.
+
+    Attributes:
+        sizes: of all networks.
+        loop: see `LoopSettings`.
+        step: the stage's own settings, not checked yet.
+    """
+
+    sizes: Sizes
+    loop: LoopSettings
+    step: Mapping[str, object]
 
 
 def load_train_preset(
@@ -111,15 +120,20 @@ def train_preset_names() -> list[str]:
 
 
 def _checked(path: Path, stage: StageName, content: Mapping[str, Any]) -> TrainPreset:
-    given = {**content, "stage": stage, "sizes": _sizes(content.get("networks", "nano"))}
-    given.pop("networks", None)
-    given.setdefault("name", path.stem)
-    given["loop"] = build(LoopSettings, _mapping(content, "loop"))
-    given["step"] = _mapping(content, "step")
-    for key in ("size", "name"):
-        if key not in given:
-            raise UsageError(f"setting '{key}' is missing.")
-    preset = build(TrainPreset, given)
+    common = {key: value for key, value in content.items() if key not in _SECTIONS}
+    known = {field.name for field in fields(CommonSettings)} - {"stage"}
+    for key in common.keys() - known:
+        near = difflib.get_close_matches(key, [*known, *_SECTIONS], n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(sorted({*known, *_SECTIONS}))}."
+        raise UsageError(f"unknown setting '{key}'; {hint}")
+    if "size" not in common:
+        raise UsageError("setting 'size' is missing: the side of the pictures in pixels.")
+    preset = TrainPreset(
+        **vars(build(CommonSettings, {"name": path.stem, **common, "stage": stage})),
+        sizes=_sizes(content.get("networks", "nano")),
+        loop=build(LoopSettings, _mapping(content, "loop")),
+        step=_mapping(content, "step"),
+    )
     if preset.size < 8 or preset.loop.steps < 1:
         raise UsageError(f"size {preset.size} and {preset.loop.steps} steps; at least 8 pixels and 1 step.")
     return preset
@@ -136,7 +150,9 @@ def _sizes(value: object) -> Sizes:
     """The sizes of a base, with what differs from it."""
     changes = {"base": value} if isinstance(value, str) else value
     if not isinstance(changes, dict) or changes.get("base") not in _BASES:
-        raise UsageError(f"'networks' names one of {', '.join(_BASES)}, alone or as its 'base'; not {value!r}.")
+        raise UsageError(
+            f"'networks' names one of {', '.join(_BASES)}, alone or as its 'base'; not {value!r}."
+        )
     base = _BASES[changes["base"]]()
     parts: dict[str, Any] = {field.name: getattr(base, field.name) for field in fields(Sizes)}
     for name, part in changes.items():
