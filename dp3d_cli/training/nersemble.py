@@ -264,7 +264,7 @@ def convert(take: Take, output: Path, size: int, alignment: Alignment, finders: 
 
 
 def face_points(features: Array) -> Array:
-    """[5, 3] eyes, nose tip and mouth corners of features [K, 3]; an eye lies before the middle of its corners."""
+    """[5, 3] eyes (before the middle of their corners), nose tip and mouth corners of features [K, 3]."""
     place = {name: features[index] for index, name in enumerate(FEATURE_NAMES)}
     eyes = [(place[f"{side}_eye_outer"] + place[f"{side}_eye_inner"]) / 2 for side in ("left", "right")]
     eyes = [eye + np.array([0, 0, _EYE_DEPTH]) for eye in eyes]
