@@ -26,11 +26,10 @@ from torch.utils.data import Dataset
 
 from dp3d_cli.core.diffusion.codec import downsampling, patch_size
 from dp3d_cli.training.loop import LoopSettings, load_average, train
+from dp3d_cli.training.photos import open_photos
 from dp3d_cli.training.textures import (
     Image,
     dead_leaves,
-    folder_photos,
-    installed_photos,
     photo_crop,
     read_photos,
     recolour,
@@ -66,8 +65,7 @@ class CodecBatches(Dataset[Tensor]):
 
     def __init__(self, data: CodecData, seed: int, steps: int) -> None:
         self.data, self.seed, self.steps = data, seed, steps
-        paths = installed_photos() if data.photos_folder is None else folder_photos(Path(data.photos_folder))
-        self.photos = read_photos(paths)
+        self.photos = open_photos(None if data.photos_folder is None else Path(data.photos_folder))
         self.heads: list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = []
         if data.heads > 0:
             if data.heads_folder is None:

@@ -7,6 +7,7 @@ Lee, Mumford and Huang, "Occlusion models for natural images" (2001); the code i
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -108,7 +109,7 @@ def dead_leaves(size: int, rng: np.random.Generator) -> Image:
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 
-def photo_crop(photos: list[Image], size: int, rng: np.random.Generator) -> Image:
+def photo_crop(photos: Sequence[Image], size: int, rng: np.random.Generator) -> Image:
     """[size, size, 3]: a random square of a random photograph, scaled, mirrored and recoloured."""
     photo = photos[int(rng.integers(len(photos)))]
     height, width = photo.shape[:2]
