@@ -279,7 +279,6 @@ BASE |= {"proxy_detail": 0.0, "proxy_elsewhere": 0.0, "eta": 0.0, "view_group": 
 def option_rows() -> dict[str, dict[str, Any]]:
     """Name of each row and what it changes."""
     return {
-        "bfloat16": {"dtype": "bfloat16"},
         "explicit attention instead of SDPA": {"kernel": SDPBackend.MATH},
         "view attention on copied tokens": {"copied": True},
         "the two branches apart": {"execution": {"share_batch": False}},
@@ -295,6 +294,7 @@ def option_rows() -> dict[str, dict[str, Any]]:
         "attention cache: view attention every 2nd step": {"cache": {"temporal": 2}},
         "attention cache: self-attention every 2nd step": {"cache": {"spatial": 2}},
         "attention cache: both every 2nd step": {"cache": {"temporal": 2, "spatial": 2}},
+        "bfloat16": {"dtype": "bfloat16"},
     }
 
 
