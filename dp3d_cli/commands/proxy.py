@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,14 @@ from dp3d_cli.commands.options import (
 )
 from dp3d_cli.commands.runner import execute, find_items
 from dp3d_cli.core.errors import UsageError
+
+
+class Backend(str, Enum):
+    """What makes the proxies."""
+
+    template = "template"
+    volume = "volume"
+
 
 _Cameras = Annotated[
     str,
@@ -40,6 +49,14 @@ _Images = Annotated[
     ),
 ]
 
+_Backend = Annotated[
+    Backend, typer.Option(help="A head template without weights, or the trained network of --weights.")
+]
+_Weights = Annotated[
+    str,
+    typer.Option(metavar="NAME|FOLDER", help="Weights whose folder 'proxy' has the network of 'volume'."),
+]
+
 
 @batch_command
 def proxy(
@@ -50,11 +67,13 @@ def proxy(
     num_views: _NumViews = None,
     size: _Size = 256,
     images: _Images = None,
+    backend: _Backend = Backend.template,
+    weights: _Weights = "nano",
     references: ReferencesOption = References.each,
     seed: Seed = 0,
     flags: RunFlags,
 ) -> None:
-    """Turn aligned portraits to each target camera with a head template: blurry, but one solid in all views.
+    """Turn aligned portraits to each target camera: blurry, but one solid in all views.
 
     Writes OUTPUT/ID/VIEW.png, ID/confidence/VIEW.png, ID/coverage/VIEW.png and ID/proxy.json.
     """
@@ -64,8 +83,11 @@ def proxy(
 
     if size % 2:
         raise UsageError(f"--size {size}: must be even.")
+    if images is not None and backend is Backend.volume:
+        raise UsageError("--images takes proxies as they are, --backend volume makes them: give one of both.")
     folder_cameras = Path(cameras) / "cameras.json"
     trajectory = load_trajectory(str(folder_cameras) if folder_cameras.is_file() else cameras, num_views)
-    stage = ProxyStage(trajectory, size, seed, images)
+    volume = weights if backend is Backend.volume else None
+    stage = ProxyStage(trajectory, size, seed, images, volume)
     items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, group=references.group)
     execute(stage, stage.items_of(items), output, flags)

@@ -43,9 +43,14 @@ class CameraSettings(_Section):
 
 
 class ProxySettings(_Section):
-    """How the blurry, 3D-consistent proxy of each view is made (DiffPortrait3D, Sec. 3.4)."""
+    """How the blurry, 3D-consistent proxy of each view is made (DiffPortrait3D, Sec. 3.4).
 
-    backend: Literal["template"] = "template"
+    Attributes:
+        backend: "template", a head-shaped template without weights, or "volume", the trained network in the
+            folder `proxy` of the preset's weights.
+    """
+
+    backend: Literal["template", "volume"] = "template"
 
 
 class ViewGroupSettings(_Section):

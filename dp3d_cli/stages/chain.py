@@ -108,7 +108,8 @@ class Chain:
         if not run(conditions, [conditions.item], "cameras"):
             return summaries
 
-        proxy = ProxyStage(trajectory, preset.size, preset.seed)
+        volume = preset.weights if preset.proxy.backend == "volume" else None
+        proxy = ProxyStage(trajectory, preset.size, preset.seed, volume=volume)
         if not run(proxy, proxy.items_of(subjects), "proxy"):
             return summaries
         subjects = [subject for subject in subjects if subject.id in _finished(summaries[-1])]

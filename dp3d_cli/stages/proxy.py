@@ -11,7 +11,9 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from dp3d_cli.core.errors import InputError
 from dp3d_cli.core.faces.face import FaceBox
 from dp3d_cli.core.faces.files import read_face_box
 from dp3d_cli.core.faces.opencv import OpenCVDetector
-from dp3d_cli.core.images import read_image, write_png
+from dp3d_cli.core.images import read_image, resize, write_png
 from dp3d_cli.core.proxies.images import (
     CONFIDENCE_FOLDER,
     COVERAGE_FOLDER,
@@ -31,6 +33,9 @@ from dp3d_cli.core.proxies.images import (
 )
 from dp3d_cli.core.proxies.portrait import PortraitProxies, portrait_proxies
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
+
+if TYPE_CHECKING:
+    from dp3d_cli.core.proxies.volume import VolumeProxy
 
 FORMAT, VERSION = "dp3d-proxy", 1
 
@@ -62,13 +67,15 @@ class ProxyStage:
         trajectory: the target cameras.
         size: side of the proxies [px]; even, at least 32.
         seed: seed of the segmentation.
-        images: folder of proxies made elsewhere, one folder per id; None makes them with the head template.
+        images: folder of proxies made elsewhere, one folder per id; None makes them here.
+        volume: weights whose volume proxy makes them, as in a preset; None: the head template.
     """
 
     trajectory: Trajectory
     size: int = 256
     seed: int = 0
     images: Path | None = None
+    volume: str | None = None
     name: str = field(default="proxy", init=False)
 
     @property
@@ -78,12 +85,26 @@ class ProxyStage:
         known: dict[str, Json] = {"cameras": digest, "num_views": len(self.trajectory), "size": self.size}
         if self.images is not None:
             return known | {"backend": "images"}
+        if self.volume is not None:
+            return known | {"backend": "volume"}
         return known | {"backend": "template", "seed": self.seed}
 
-    @property
+    @cached_property
     def weights(self) -> Mapping[str, str]:
-        """The template has none."""
-        return {}
+        """Digest of the volume proxy; the template has no weights.
+
+        Raises:
+            WeightsError: there is no volume proxy.
+        """
+        if self.images is not None or self.volume is None:
+            return {}
+        return volume_weights(self.volume)
+
+    @cached_property
+    def _network(self) -> VolumeProxy:
+        """The volume proxy, loaded once for all items."""
+        assert self.volume is not None
+        return load_network(self.volume)
 
     def items_of(self, subjects: Sequence[Item]) -> list[Item]:
         """The subjects with every file that decides their proxies: references, JSONs, given images."""
@@ -107,6 +128,9 @@ class ProxyStage:
         progress.step(0, len(names), "views")
         if self.images is not None:
             proxies = read_proxies(self.images, item.id, names, self.size)
+        elif self.volume is not None:
+            reference = choose_reference(references_of(item))
+            proxies = volume_proxies(reference, self.trajectory.labels, self.size, self._network)
         else:
             reference = choose_reference(references_of(item))
             proxies = template_proxies(reference, self.trajectory.labels, self.size, seed=self.seed)
@@ -133,6 +157,7 @@ class ProxyStage:
             "size": self.size,
             "trajectory": self.trajectory.name,
             "settings": dict(self.settings),
+            **({"weights": dict(self.weights)} if self.weights else {}),
             **proxies.facts,
             "views": [{"view": name, "file": file} for name, file in zip(names, files, strict=True)],
         }
@@ -190,13 +215,7 @@ def template_proxies(
     Raises:
         InputError: the portrait cannot be read, is not square ("not-aligned") or shows no face ("no-face").
     """
-    image = read_image(reference)
-    if image.shape[0] != image.shape[1]:
-        raise InputError(
-            f"{reference}: {image.shape[1]}x{image.shape[0]} is not square, so not an aligned portrait. "
-            "Run `dp3d align` first.",
-            reason="not-aligned",
-        )
+    image = _read_aligned(reference)
     box, camera = _read_sidecar(reference)
     source = "alignment"
     if box is None:
@@ -211,6 +230,69 @@ def template_proxies(
         _facts(reference, box, source, camera is not None, made),
         _warnings(made),
     )
+
+
+def volume_proxies(
+    reference: Path, labels: NDArray[np.float32], size: int, network: VolumeProxy
+) -> ProxyPictures:
+    """Proxies of an aligned portrait by the volume proxy.
+
+    The camera comes from the portrait's JSON; without one it is taken as frontal. The portrait is taken to
+    fill its frame; no face is looked for.
+
+    Args:
+        reference: the portrait, square.
+        labels: [V, 25] target cameras.
+        size: side of the proxies [px]; what the network makes is resized to it.
+        network: from `core.proxies.volume_weights.load_volume`.
+
+    Raises:
+        InputError: the portrait cannot be read or is not square ("not-aligned").
+    """
+    import torch
+
+    from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
+    from dp3d_cli.core.proxies.volume import see
+
+    own_size = int(network.config.size)
+    image = resize(_read_aligned(reference), own_size)
+    _, camera = _read_sidecar(reference)
+    label = default_reference_label() if camera is None else torch.from_numpy(camera.label)
+    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
+    made = see(network, planes, torch.from_numpy(np.array(labels, np.float32)), label)
+    confidences, coverages = (
+        np.stack([resize(np.repeat(grey, 3, axis=2), size)[..., 0] for grey in to_uint8(maps)])
+        for maps in (made.confidence, made.coverage)
+    )
+    facts: dict[str, Json] = {
+        "reference": reference.name,
+        "reference_camera": _camera_facts(camera is not None, Camera.from_label(label.numpy())),
+        "network_size": own_size,
+    }
+    pictures = np.stack([resize(picture, size) for picture in to_uint8(made.images)])
+    return ProxyPictures(pictures, confidences, coverages, facts)
+
+
+def load_network(weights: str) -> VolumeProxy:
+    """The volume proxy of some weights, named as in a preset.
+
+    Raises:
+        WeightsError: there is none, or it is damaged.
+    """
+    from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
+
+    return load_volume(find_volume(weights))
+
+
+def volume_weights(weights: str) -> dict[str, str]:
+    """Digest of the volume proxy of some weights, for records.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    from dp3d_cli.core.proxies.volume_weights import find_volume, volume_digest
+
+    return {f"{weights}/proxy": volume_digest(find_volume(weights))}
 
 
 def proxy_files(folder: Path, subject_id: str) -> list[Path]:
@@ -235,6 +317,17 @@ def read_proxies(folder: Path, subject_id: str, view_names: Sequence[str], size:
     if not map_files(subject, files):
         warnings = (f"{subject}: no confidence maps, so these proxies are trusted everywhere",)
     return ProxyPictures(read.images, read.confidences, read.coverages, {}, warnings)
+
+
+def _read_aligned(reference: Path) -> NDArray[np.uint8]:
+    image = read_image(reference)
+    if image.shape[0] != image.shape[1]:
+        raise InputError(
+            f"{reference}: {image.shape[1]}x{image.shape[0]} is not square, so not an aligned portrait. "
+            "Run `dp3d align` first.",
+            reason="not-aligned",
+        )
+    return image
 
 
 def _read_sidecar(portrait: Path) -> tuple[FaceBox | None, Camera | None]:
@@ -270,11 +363,12 @@ def _facts(
             "shift_u": round(made.placement.shift_u, 5),
             "shift_v": round(made.placement.shift_v, 5),
         },
-        "reference_camera": {
-            "known": is_camera_known,
-            "label": [round(float(number), 7) for number in made.reference_camera.label],
-        },
+        "reference_camera": _camera_facts(is_camera_known, made.reference_camera),
     }
+
+
+def _camera_facts(is_known: bool, camera: Camera) -> dict[str, Json]:
+    return {"known": is_known, "label": [round(float(number), 7) for number in camera.label]}
 
 
 def _warnings(made: PortraitProxies) -> tuple[str, ...]:

@@ -28,11 +28,14 @@ from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
 from dp3d_cli.stages.proxy import (
     ProxyPictures,
     choose_reference,
+    load_network,
     proxy_files,
     read_proxies,
     references_of,
     sidecar_of,
     template_proxies,
+    volume_proxies,
+    volume_weights,
 )
 from dp3d_cli.stages.targets import Targets
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
+    from dp3d_cli.core.proxies.volume import VolumeProxy
 
 SHEET_TILE = 128  # px
 SHEET_COLUMNS = 8
@@ -78,7 +82,18 @@ class SynthesizeStage:
         Raises:
             WeightsError: not on this machine, or damaged.
         """
-        return {self.preset.weights: digest(resolve(self.preset.weights))}
+        weights = {self.preset.weights: digest(resolve(self.preset.weights))}
+        return weights | (volume_weights(self.preset.weights) if self._sees_volume else {})
+
+    @property
+    def _sees_volume(self) -> bool:
+        """Whether the proxies are made here, by the trained network."""
+        return self.proxies is None and self.preset.proxy.backend == "volume"
+
+    @cached_property
+    def _volume(self) -> VolumeProxy:
+        """The network that makes proxies, loaded once for all items."""
+        return load_network(self.preset.weights)
 
     def items_of(self, subjects: Sequence[Item]) -> list[Item]:
         """The subjects with every file that decides their views as inputs: references, sidecars, proxies."""
@@ -131,6 +146,10 @@ class SynthesizeStage:
     def _proxies(self, item: Item, references: Sequence[Path]) -> ProxyPictures:
         if self.proxies is not None:
             return read_proxies(self.proxies, item.id, self.targets.view_names, self.preset.size)
+        if self._sees_volume:
+            return volume_proxies(
+                choose_reference(references), self.targets.labels, self.preset.size, self._volume
+            )
         return template_proxies(
             choose_reference(references), self.targets.labels, self.preset.size, seed=self.preset.seed
         )
