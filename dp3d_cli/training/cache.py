@@ -28,6 +28,7 @@ from dp3d_cli.core.presets import read_yaml_mapping
 from dp3d_cli.core.proxies.placement import Box, Placement, place_portrait
 from dp3d_cli.core.proxies.segmentation import segment_head
 from dp3d_cli.core.proxies.template import default_reference_label, prepare_known, render, to_uint8
+from dp3d_cli.training import augment
 from dp3d_cli.training.data import ProceduralSubjects, Split, Subjects, reference_label, target_labels
 from dp3d_cli.training.settings import build
 
@@ -102,7 +103,7 @@ def make_shard(subjects: Subjects, number: int, settings: CacheSettings, degrade
             raise ValueError("The cache needs subjects with masks and face points.")
         reference, truth = views.images[:1], views.images[1:]
         if degrade:
-            reference, truth = _degrade(reference, truth, rng)
+            reference, truth = augment.degrade(reference, truth, rng)
         box = face_box(views.face_points, own[0], settings.size)
         mask, placement, label = views.mask[:1], Placement(), own
         if degrade:
@@ -184,29 +185,6 @@ def shard_folders(folder: Path) -> list[Path]:
     if not found:
         raise ValueError(f"{folder}: no shards; make some with dp3d_cli.training.cache.")
     return found
-
-
-def _degrade(reference: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Sometimes soften reference and truth alike; sometimes add noise or JPEG blocks to the reference."""
-    if rng.random() < 0.3:
-        sigma = float(rng.uniform(0.4, 1.2))
-        reference, truth = _soften(reference, sigma), _soften(truth, sigma)
-    kind = rng.random()
-    if kind < 0.2:
-        noise = torch.from_numpy(rng.normal(0, rng.uniform(0.005, 0.03), reference.shape).astype(np.float32))
-        reference = (reference + noise).clamp(0, 1)
-    elif kind < 0.4:
-        quality = int(rng.integers(40, 90))
-        _, data = cv2.imencode(".jpg", to_uint8(reference)[0][..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.float32)[..., ::-1] / 255
-        reference = torch.from_numpy(decoded.copy()).permute(2, 0, 1)[None].contiguous()
-    return reference, truth
-
-
-def _soften(images: Tensor, sigma: float) -> Tensor:
-    array = images.permute(0, 2, 3, 1).numpy()
-    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), sigma) for image in array])
-    return torch.from_numpy(blurred).permute(0, 3, 1, 2).contiguous()
 
 
 def _practical_mask(reference: Tensor, mask: Tensor, box: Box, rng: np.random.Generator) -> Tensor:

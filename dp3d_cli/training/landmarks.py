@@ -41,6 +41,7 @@ from dp3d_cli.core.renderers.procedural.features import NOSE_TIP_Y, brow, eyes, 
 from dp3d_cli.core.renderers.procedural.geometry import head_patch
 from dp3d_cli.core.renderers.procedural.head import ProceduralHead
 from dp3d_cli.core.renderers.procedural.subject import Subject
+from dp3d_cli.training.augment import occlude
 from dp3d_cli.training.data import SPLITS, Split
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.settings import build
@@ -358,7 +359,7 @@ def _photograph(
         picture = picture * light.astype(np.float32)
     picture = np.clip(picture, 0, None) ** np.float32(math.exp(rng.normal(0, 0.35)))
     if rng.random() < settings.occluder:
-        picture = _occlude(picture, pictures, rng)
+        picture = occlude(picture, pictures, rng)
     if rng.random() < settings.blur:
         picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.8)))
     elif rng.random() < 0.3:
@@ -374,29 +375,6 @@ def _photograph(
         data = cv2.imencode(".jpg", (picture * 255).astype(np.uint8), quality)[1]
         picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), np.float32) / 255
     return picture.astype(np.float32)
-
-
-def _occlude(
-    picture: NDArray[np.float32], pictures: Sequence[NDArray[np.uint8]], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Something in front: a disc, bar or box with a texture of its own."""
-    size = len(picture)
-    shape = np.zeros((size, size), np.float32)
-    centre = rng.uniform(0.1, 0.9, 2) * size
-    axes = rng.uniform(0.05, 0.2, 2) * size
-    if rng.random() < 0.3:
-        axes[0] = rng.uniform(0.4, 0.9) * size
-        axes[1] = rng.uniform(0.015, 0.05) * size
-    angle = float(rng.uniform(0, 180))
-    if rng.random() < 0.5:
-        corners = cv2.boxPoints(((float(centre[0]), float(centre[1])), (2 * axes[0], 2 * axes[1]), angle))
-        cv2.fillPoly(shape, [corners.astype(np.int32)], 1.0)
-    else:
-        place = (int(centre[0]), int(centre[1]))
-        cv2.ellipse(shape, place, (max(int(axes[0]), 1), max(int(axes[1]), 1)), angle, 0, 360, 1.0, -1)
-    shape = cv2.GaussianBlur(shape, (0, 0), float(rng.uniform(0.3, 1.2)))
-    cover = cv2.resize(pictures[int(rng.integers(len(pictures)))], (size, size)).mean(-1) / 255
-    return np.asarray(picture * (1 - shape) + cover * shape, np.float32)
 
 
 def landmark_loss(

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dp3d_cli.core.diffusion.codec import encode_images
+from dp3d_cli.training.augment import Recolouring
 from dp3d_cli.training.cache import Shard, read_shard, shard_folders
 
 logger = logging.getLogger(__name__)
@@ -48,42 +48,6 @@ class LatentShard:
     mirrored: NDArray[np.bool_]
 
     FIELDS = ("references", "images", "proxies", "maps", "mirrored")
-
-
-@dataclass(frozen=True)
-class Recolouring:
-    """A colour change that all images of one subject share: channels permuted, perhaps inverted, then scaled.
-
-    Attributes:
-        order: which channel goes where.
-        is_negative: 1 - colour.
-        gain: [3].
-        offset: [3].
-    """
-
-    order: tuple[int, int, int]
-    is_negative: bool
-    gain: tuple[float, float, float]
-    offset: tuple[float, float, float]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> Recolouring:
-        """At random; one in three leaves the colours as they are, apart from a little gain."""
-        gain = rng.normal(1, 0.05, 3)
-        if rng.random() < 0.33:
-            return cls((0, 1, 2), False, _three(gain), (0.0, 0.0, 0.0))
-        order = rng.permutation(3) if rng.random() < 0.5 else np.arange(3)
-        first, second, third = (int(channel) for channel in order)
-        gain = gain * rng.uniform(0.65, 1.2)
-        return cls((first, second, third), rng.random() < 0.07, _three(gain), _three(rng.normal(0, 0.05, 3)))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Apply to [..., 3, H, W] in [0, 1]."""
-        colours = images[..., list(self.order), :, :]
-        if self.is_negative:
-            colours = 1 - colours
-        gain, offset = torch.tensor(self.gain), torch.tensor(self.offset)
-        return (colours * gain[:, None, None] + offset[:, None, None]).clamp(0, 1)
 
 
 def encode_shard(
@@ -134,11 +98,6 @@ def write_latents(folder: Path, name: str, shard: LatentShard) -> None:
 def read_latents(folder: Path) -> LatentShard:
     """One shard's folder; the arrays stay on disk until they are used."""
     return LatentShard(*(np.load(folder / f"{field}.npy", mmap_mode="r") for field in LatentShard.FIELDS))
-
-
-def _three(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    first, second, third = (float(value) for value in values)
-    return first, second, third
 
 
 def main() -> None:

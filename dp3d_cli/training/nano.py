@@ -37,9 +37,10 @@ from dp3d_cli.core.diffusion.configs import Sizes, build_networks, nano
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.diffusion.sampler import ddim_scheduler
 from dp3d_cli.core.presets import read_yaml_mapping
+from dp3d_cli.training.augment import Recolouring
 from dp3d_cli.training.cache import shard_folders
 from dp3d_cli.training.export import write_pipeline
-from dp3d_cli.training.latents import LatentShard, Recolouring, read_latents
+from dp3d_cli.training.latents import LatentShard, read_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.settings import build
 

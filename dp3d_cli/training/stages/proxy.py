@@ -30,9 +30,9 @@ from dp3d_cli.core.proxies.background import blur
 from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
 from dp3d_cli.core.proxies.volume import FOLDER, VolumeProxy, VolumeViews
 from dp3d_cli.core.weights.backbones import find_backbone
+from dp3d_cli.training.augment import Recolouring
 from dp3d_cli.training.data import Subjects, mirror_labels, open_subjects
 from dp3d_cli.training.export import tidy
-from dp3d_cli.training.latents import Recolouring
 from dp3d_cli.training.preset import TrainPreset
 from dp3d_cli.training.settings import build
 
