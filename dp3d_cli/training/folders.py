@@ -114,6 +114,12 @@ class FolderSubjects:
                 "Expected <person>/images/ and a camera file beside it.",
                 reason="no-subjects",
             )
+        if folder in found.values() and not any((folder / name).is_file() for name in CAMERA_FILES[:-1]):
+            raise InputError(
+                f"{folder}: dataset.json lies in this folder itself, as in EG3D's data sets, which hold one "
+                "picture of each person. If these are views of one subject, name the folder above.",
+                reason="no-subjects",
+            )
         wanted = _wanted(folder, split, found)
         for name in wanted:
             try:

@@ -80,6 +80,36 @@ def test_each_camera_file_gives_the_cameras_and_pictures_that_were_written(tmp_p
     assert torch.equal(views.images, expected)
 
 
+def test_pictures_may_lie_beside_the_camera_file_as_render_cams_writes_them(tmp_path: Path) -> None:
+    folder = tmp_path / people("train", 1)[0]
+    written = write_subject(folder)
+    for path in list((folder / "images").iterdir()):
+        path.rename(folder / path.name)
+    (folder / "images").rmdir()
+    write_cameras(folder / "cameras.json", written)
+    write_transforms(folder / "transforms.json", written, SIZE)
+    for kind in ("cameras.json", "transforms.json"):
+        subject = read_subject(folder, "a")
+        assert [path.name for path in subject.images] == ["000.png", "001.png", "002.png", "003.png"]
+        (folder / kind).unlink()
+
+
+def test_nerf_files_may_leave_the_suffix_out(tmp_path: Path) -> None:
+    folder = tmp_path / people("train", 1)[0]
+    write_subject(folder, kind="transforms.json")
+    file = folder / "transforms.json"
+    file.write_text(file.read_text().replace("images/00", "./images/00").replace(".png", ""))
+    assert [path.name for path in read_subject(folder, "a").images][:2] == ["000.png", "001.png"]
+
+
+def test_a_data_set_of_one_picture_a_person_is_not_taken_for_one_subject(tmp_path: Path) -> None:
+    folder = tmp_path / people("train", 1)[0]
+    write_subject(folder, kind="dataset.json")
+    with pytest.raises(InputError, match="views of one subject"):
+        FolderSubjects(folder, "train")
+    assert len(FolderSubjects(tmp_path, "train")) == 1
+
+
 def test_a_camera_that_a_subject_was_not_seen_from_is_refused(tmp_path: Path) -> None:
     write_subject(tmp_path / people("train", 1)[0])
     other = torch.from_numpy(Camera.look_at(0.5, 0.1).label)[None]
