@@ -23,6 +23,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dp3d_cli.core.proxies.canvas import ramp
 from dp3d_cli.core.proxies.geometry import camera_rays
 from dp3d_cli.core.proxies.template import ProxyViews, default_reference_label
 
@@ -36,6 +37,7 @@ _HIDDEN = (
     0.012,
     0.02,
 )  # a point this far behind the first surface begins to be hidden; scale of the fall [world]
+_TRUST_STRETCH = (1.3, 2.8)  # target pixels per portrait pixel: confidence fades between, as the template's
 _GROUPS = 8
 
 NANO: dict[str, Any] = {}
@@ -97,7 +99,7 @@ class VolumeViews:
     Attributes:
         images: [B, V, 3, S, S] RGB, in [0, 1] but for rounding and what training has not reached.
         coverage: [B, V, 1, S, S] opacity of the volume, in [0, 1].
-        confidence: [B, V, 1, S, S] in [0, 1]: share of the portrait's own pixels, or whether it shows this.
+        confidence: [B, V, 1, S, S] in [0, 1]: 1 shown well by the portrait, 0 stretched, hidden or invented.
         warped: [B, V, 3, S, S] the portrait's pixels at the places that the rays see.
         visible: [B, V, 1, S, S] in [0, 1]: whether the portrait's camera sees those places.
     """
@@ -250,8 +252,8 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         inputs = [seen.features + (1 - seen.opacity) * background, seen.opacity]
 
         grid, depth = self._in_reference(seen.points.movedim(2, -1), known.labels)  # [B, V, h, h, 3]
-        surface = self._reference_depth(known, side)
-        first = _look_up(surface, grid)  # [B, V, 1, h, h]
+        own = self.march(known.density, known.density, known.labels.unsqueeze(1), side)
+        first = _look_up(self._reference_depth(known, own), grid)  # [B, V, 1, h, h]
         start, fall = _HIDDEN
         visible = torch.exp(-functional.relu(depth.unsqueeze(2) - first - start) / fall)
         visible = visible * (grid[..., :2].abs().amax(-1).unsqueeze(2) < 1)
@@ -267,15 +269,15 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         colours, shares = self.decoder(flat, torch.cat([warped, still], 2).flatten(0, 1))
         colours, shares = (part.reshape(batch, views, 3, size, size) for part in (colours, shares))
         coverage, visible = _resized(seen.opacity, size).clamp(0, 1), _resized(visible, size)
+        # How much of a picture is what the portrait shows: of the head, places that its camera sees about as
+        # squarely; of the background, what the head does not hide there.
+        squarely = _resized(1 - ramp(_stretch(grid[..., :2]), *_TRUST_STRETCH), size)
+        open_there = 1 - _resized(own.opacity, size).clamp(0, 1)
+        confidence = coverage * visible * squarely + (1 - coverage) * open_there
+        images = colours
         if self.config.borrows:
             images = shares[:, :, :1] * colours + shares[:, :, 1:2] * warped + shares[:, :, 2:] * still
-            confidence = 1 - shares[:, :, :1]
-        else:
-            images = colours
-            # Background is what the portrait shows of it.
-            own = self.march(known.density, known.features, known.labels.unsqueeze(1), side).opacity
-            open_there = 1 - _resized(own, size)
-            confidence = coverage * visible + (1 - coverage) * open_there
+            confidence = confidence * (1 - shares[:, :, :1])
         return VolumeViews(images, coverage, confidence.clamp(0, 1), warped, visible)
 
     def forward(
@@ -324,9 +326,8 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         slices = (depth - middle.view(shape[:-1])) / (1.2 * self.config.cube_half)
         return torch.cat([frame, slices.unsqueeze(-1)], -1), depth
 
-    def _reference_depth(self, known: AppearanceVolume, side: int) -> Tensor:
+    def _reference_depth(self, known: AppearanceVolume, marched: Marched) -> Tensor:
         """[B, 1, h, h] depth of what the portraits' cameras see first; far where there is nothing."""
-        marched = self.march(known.density, known.density, known.labels.unsqueeze(1), side)
         _, depth = self._in_reference(marched.points[:, 0].movedim(1, -1), known.labels)
         empty: Tensor = 2 * (1 - marched.opacity[:, 0]) * self.config.cube_half
         return depth.unsqueeze(1) + empty
@@ -474,6 +475,14 @@ def see(
         confidence=torch.cat([view.confidence[0] for view in views]),
         coverage=torch.cat([view.coverage[0] for view in views]),
     )
+
+
+def _stretch(grid: Tensor) -> Tensor:
+    """[B, V, 1, h, h] target pixels per portrait pixel, by area, of a sampling grid [B, V, h, w, 2]."""
+    step = 2 / grid.shape[2]  # of a grid that changes nothing
+    down, across = torch.gradient(grid, spacing=step, dim=(2, 3))
+    area = (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]).abs()
+    return (1 / area.clamp_min(1e-3)).unsqueeze(2)
 
 
 def _look_up(maps: Tensor, grid: Tensor) -> Tensor:
