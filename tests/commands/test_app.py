@@ -72,7 +72,17 @@ def test_version() -> None:
 def test_help_lists_the_commands_in_the_order_of_the_work() -> None:
     shown = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"}).invoke(app, ["-h"]).stdout
     listed = re.findall(r"^│ ([a-z-]+) ", shown.partition("Commands")[2], re.MULTILINE)
-    assert listed == ["align", "render-cams", "proxy", "synthesize", "video", "evaluate", "run", "weights"]
+    assert listed == [
+        "align",
+        "render-cams",
+        "proxy",
+        "synthesize",
+        "video",
+        "evaluate",
+        "run",
+        "train",
+        "weights",
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["align", "--nonsense"], ["align"]])
