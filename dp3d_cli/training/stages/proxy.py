@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ class ProxySettings:
         held_out: heads that figures and the sample grid show.
     """
 
-    network: Mapping[str, int | float | bool | tuple[float, ...]] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
     subjects: int = 2
     views: int = 3
     small_steps: int = 0
@@ -176,9 +177,13 @@ class Perceptual:
         if path is not None:
             from torchvision.models import vgg16
 
-            network = vgg16(weights=None)
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-            features = network.features[: _VGG_LAYERS[-1] + 1].eval().requires_grad_(False).to(device)
+            count = _VGG_LAYERS[-1] + 1
+            with torch.device("meta"):  # most of its weights are not needed
+                features = vgg16(weights=None).features[:count]
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            kept = {name: tensors[f"features.{name}"] for name in features.state_dict()}
+            features.load_state_dict(kept, assign=True)
+            features.eval().requires_grad_(False).to(device)
             self._layers = list(features)
 
     def __call__(self, images: Tensor, truths: Tensor) -> Tensor:
@@ -251,10 +256,14 @@ class ProxyStage:
             network = VolumeProxy.from_pretrained(found[-1], low_cpu_mem_usage=False).float()
         else:
             try:
-                network = VolumeProxy(**{**settings.network, "size": preset.size})
+                sizes = {
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in settings.network.items()
+                }
+                network = VolumeProxy(**{**sizes, "size": preset.size})
             except (TypeError, ValueError) as error:
                 raise UsageError(f"The sizes in 'step.network' make no network: {error}") from error
-        held_out = open_subjects(preset.held_out or "procedural", "val")
+        held_out = open_subjects(preset.held_out or preset.data, "val")
         return ProxyModule(network, settings, held_out, preset.size)
 
     def batches(self, preset: TrainPreset, subjects: Subjects, seed: int, steps: int) -> ProxyBatches:
