@@ -35,7 +35,7 @@ from dp3d_cli.core.faces.landmarks import (
     FEATURE_SPREAD,
     LandmarkNet,
 )
-from dp3d_cli.training.folders import axes_meet
+from dp3d_cli.training.subject_files import axes_meet
 
 Array = NDArray[np.float64]
 Picture = NDArray[np.uint8]

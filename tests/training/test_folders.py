@@ -15,15 +15,8 @@ from dp3d_cli.core.cameras.paths import gen_videos, panohead
 from dp3d_cli.core.errors import InputError, UsageError
 from dp3d_cli.core.renderers.procedural import ProceduralHead
 from dp3d_cli.training.data import ProceduralSubjects, open_subjects
-from dp3d_cli.training.folders import (
-    FRONTAL,
-    FolderSubjects,
-    axes_meet,
-    choose_views,
-    read_subject,
-    split_of,
-    to_eg3d,
-)
+from dp3d_cli.training.folders import FRONTAL, FolderSubjects, choose_views, split_of
+from dp3d_cli.training.subject_files import axes_meet, read_subject, to_eg3d
 
 SIZE = 48
 
