@@ -224,7 +224,7 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT])
 def test_an_interrupted_run_goes_on_to_the_same_end(
     number: signal.Signals, preset: Path, start: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +260,27 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     assert steps == [
         json.loads(line)["step"] for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
     ]
+
+
+@pytest.mark.slow
+def test_bfloat16_recomputation_and_workers_change_no_format(
+    preset: Path, start: Path, tmp_path: Path
+) -> None:
+    settings = ("mixed_precision=bf16", "gradient_checkpointing=true", "workers=1")
+    subprocess.run(
+        [
+            *(sys.executable, "-c", SMOKE, "train", "camera", "-p", str(preset), "-o", str(tmp_path / "run")),
+            *("--start", str(start), "--device", "cpu"),
+            *(word for setting in settings for word in ("-s", setting)),
+        ],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=120,
+    )
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 4
+    assert {value.dtype for value in state["module"].values()} == {torch.float32}
 
 
 @pytest.mark.slow
