@@ -215,7 +215,7 @@ def json_text(value: Json) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {json_text(entry)}" for key, entry in value.items()) or "none"
     if isinstance(value, Sequence):
-        return ", ".join(json_text(entry) for entry in value) or "none"
+        return "; ".join(json_text(entry).removesuffix(".") for entry in value) or "none"
     if isinstance(value, float):
         return f"{value:.6g}"
     return "not stated" if value is None else str(value)

@@ -141,7 +141,8 @@ def _protocol(results: Results) -> Iterator[str]:
     min_yaw = rule.get("min_yaw")
     yield f"- Pairs: {rule.get('pairing')}{'' if min_yaw is None else f', |yaw| > {min_yaw} rad'}."
     yield f"- Pictures: {rule.get('range')}; brought to {size} × {size}: {rule.get('resize')}."
-    yield f"- Scored part: rows and columns {rule.get('crop')}."
+    crop = rule.get("crop")
+    yield f"- Scored part: {'all' if crop == 'none' else f'rows and columns {crop}'}."
     told = ("pairing", "min_yaw", "range", "size", "resize", "crop", "packages", "cameras", "skipped")
     for key, value in rule.items():
         if key not in told and value not in (None, [], (), {}, 0):
