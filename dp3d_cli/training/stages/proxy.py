@@ -318,7 +318,8 @@ class ProxyStage:
         """Write the network in half precision to `folder/proxy`, with a manifest in `folder`."""
         half = VolumeProxy.from_config(module.network.config)
         half.load_state_dict(module.network.state_dict())
-        half.to(torch.float16).save_pretrained(folder / FOLDER, safe_serialization=True)
+        nn.Module.to(half, torch.float16)  # that of diffusers warns of modules that it keeps, which are none
+        half.save_pretrained(folder / FOLDER, safe_serialization=True)
         tidy(folder)
 
 
