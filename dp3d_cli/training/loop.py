@@ -139,9 +139,12 @@ def train(
 
     Raises:
         ValueError: nothing to train.
-        UsageError: the checkpoint belongs to another module, or a batch cannot be shared by the processes.
+        UsageError: the checkpoint belongs to another module, a batch cannot be shared by the processes, or
+            there is no GPU for fp16.
         Dp3dError: the loss is no longer a finite number.
     """
+    if settings.mixed_precision == "fp16" and (device == "cpu" or not torch.cuda.is_available()):
+        raise UsageError("mixed_precision fp16 needs a GPU, and there is none in use here; take bf16 or no.")
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision=settings.mixed_precision,

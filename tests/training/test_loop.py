@@ -2,12 +2,22 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dp3d_cli.training.loop import LOG, LoopSettings, load_average, step_generator, train
+from dp3d_cli.core.errors import UsageError
+from dp3d_cli.training.loop import (
+    CHECKPOINT,
+    LOG,
+    SAMPLES,
+    LoopSettings,
+    load_average,
+    step_generator,
+    train,
+)
 
 SETTINGS = LoopSettings(
     steps=12, decay_steps=4, warmup_steps=2, learning_rate=0.05, log_every=3, save_every=4, workers=0
@@ -57,6 +67,9 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, stop:
     train(again, Numbers(), loss_of, SETTINGS, tmp_path / "parts")
     for expected, actual in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(expected, actual)
+    logs = [(tmp_path / name / LOG).read_text().splitlines() for name in ("whole", "parts")]
+    steps = [[json.loads(line)["step"] for line in lines] for lines in logs]
+    assert steps[0] == steps[1]  # what was logged behind the last checkpoint is not there twice
     averages = fresh(), fresh()
     assert (
         load_average(tmp_path / "whole", averages[0]) == load_average(tmp_path / "parts", averages[1]) == 12
@@ -94,6 +107,49 @@ def test_validation_sees_averaged_weights_and_leaves_the_trained_ones(tmp_path: 
     plain = fresh()
     train(plain, Numbers(), loss_of, SETTINGS, tmp_path / "plain")
     assert torch.equal(next(plain.parameters()), next(module.parameters()))
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_says_how_far_it_is(tmp_path: Path) -> None:
+    seen: list[int] = []
+    train(
+        fresh(),
+        Numbers(),
+        loss_of,
+        SETTINGS,
+        tmp_path,
+        report=lambda done, numbers: seen.append(done),
+        stop=lambda: len(seen) == 4,
+    )
+    assert seen == [1, 2, 3, 4, 5]  # asked after step 5, when four were reported
+    assert load_average(tmp_path, fresh()) == 5
+
+
+def test_samples_are_drawn_at_each_validation(tmp_path: Path) -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    settings = LoopSettings(**{**vars(SETTINGS), "validate_every": 6, "validate_first": True})
+    train(fresh(), Numbers(), loss_of, settings, tmp_path, grid=lambda module: picture)
+    names = sorted(path.name for path in (tmp_path / SAMPLES).iterdir())
+    assert names == ["0000000.png", "0000006.png", "0000012.png"]
+
+
+def test_frozen_parameters_stay_and_are_not_stored(tmp_path: Path) -> None:
+    module, again = fresh(), fresh()
+    for each in (module, again):
+        each.get_submodule("0").requires_grad_(False)
+    before = module.get_parameter("0.weight").clone()
+    train(module, Numbers(), loss_of, SETTINGS, tmp_path)
+    assert torch.equal(module.get_parameter("0.weight"), before)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)["module"]
+    assert state.keys() == {"2.weight", "2.bias"}
+    assert load_average(tmp_path, again) == 12
+    with pytest.raises(UsageError, match="another module"):
+        load_average(tmp_path, fresh())
+
+
+def test_half_precision_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    settings = LoopSettings(**{**vars(SETTINGS), "mixed_precision": "fp16"})
+    with pytest.raises(UsageError, match="needs a GPU"):
+        train(fresh(), Numbers(), loss_of, settings, tmp_path)
 
 
 def test_the_rate_rises_holds_and_falls() -> None:
