@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dp3d_cli.core.errors import UsageError
 
@@ -65,6 +65,12 @@ class ViewGroupSettings(_Section):
     size: int = Field(default=8, ge=1, le=32)
     kind: Literal["contiguous", "strided", "overlap"] = "contiguous"
     overlap: int = Field(default=4, ge=0)
+
+    @model_validator(mode="after")
+    def _overlaps_less_than_all(self) -> ViewGroupSettings:
+        if self.kind == "overlap" and self.overlap >= self.size:
+            raise ValueError(f"groups of {self.size} views overlap by less than that, not by {self.overlap}")
+        return self
 
 
 class SamplerSettings(_Section):

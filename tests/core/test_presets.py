@@ -16,10 +16,10 @@ def test_the_shipped_presets_are_those_of_the_documentation() -> None:
 
 
 def test_overrides_take_full_or_unique_short_keys() -> None:
-    preset = load_preset("nano", ["sampler.eta=0.5", "num_inference_steps=7", "view_group.size=4", "seed=3"])
+    preset = load_preset("nano", ["sampler.eta=0.5", "num_inference_steps=7", "view_group.size=6", "seed=3"])
     assert preset.sampler.eta == 0.5
     assert preset.sampler.num_inference_steps == 7
-    assert preset.sampler.view_group.size == 4
+    assert preset.sampler.view_group.size == 6
     assert preset.seed == 3  # the preset's own seed, not the cameras' seed
 
 
@@ -32,6 +32,8 @@ def test_overrides_take_full_or_unique_short_keys() -> None:
         ("size=300", "'size' is 300"),
         ("size.x=1", "'size' is not a section"),
         ("eta=[", "not valid YAML"),
+        ("view_group.size=3", "groups of 3 views overlap by less"),
+        ("guidance_interval=[0.8, 0.2]", "the lower end comes first"),
     ],
 )
 def test_a_wrong_override_names_the_key(override: str, message: str) -> None:

@@ -185,7 +185,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             resolve(preset.weights),
             dtype=getattr(torch, preset.dtype),
             local_files_only=True,
-            low_cpu_mem_usage=False,  # would need accelerate
+            low_cpu_mem_usage=False,
         )
         pipeline.scheduler = scheduler_named(preset.sampler.scheduler, pipeline.scheduler)
         pipeline.to(torch_device(device))
