@@ -37,9 +37,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dp3d_cli.core.diffusion.codec import downsampling
 from dp3d_cli.core.diffusion.configs import nano, sd15
 from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, explicit_hint
+from dp3d_cli.core.diffusion.sampler import scheduler_named
 from dp3d_cli.core.presets import ExecutionSettings, load_preset
 
 VIEWS = 16
@@ -70,8 +72,7 @@ def networks(size: str, device: str, dtype: torch.dtype) -> DiffPortraitPipeline
 def step_inputs(pipeline: DiffPortraitPipeline, latent: int, device: str) -> dict[str, Any]:
     """Random inputs of one step at `latent` x `latent` latent pixels."""
     channels = int(pipeline.unet.config.in_channels)
-    scale = int(pipeline.vae.config.sample_size) // (64 if channels == 4 else 32)
-    pixels = latent * (8 if channels == 4 else scale * 8)
+    pixels = latent * downsampling(pipeline.vae)
     generator = torch.Generator().manual_seed(1)
 
     def random(*shape: int) -> Tensor:
@@ -393,8 +394,6 @@ def measure_presets(options: argparse.Namespace) -> dict[str, Any]:
     rows = {}
     for name in ("diffportrait3d", "diffportrait3d-official", "diffportrait3d-fast"):
         preset = load_preset(name)
-        from dp3d_cli.core.diffusion.sampler import scheduler_named
-
         pipeline.scheduler = scheduler_named(preset.sampler.scheduler, pipeline.scheduler)
         pipeline.preset = preset
         times = []

@@ -8,7 +8,7 @@ that name the key, what was given and what was expected.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -183,7 +183,7 @@ def load_preset(name_or_path: str | Path, overrides: Iterable[str] = ()) -> Pres
     data = read_yaml_mapping(path)
     data.setdefault("name", path.stem)
     for override in overrides:
-        _apply(data, override)
+        apply_override(data, override, resolve_key, "sampler.eta=0.5")
     try:
         return Preset.model_validate(data)
     except ValidationError as error:
@@ -237,16 +237,27 @@ def _find(name_or_path: str) -> Path:
     raise UsageError(f"No preset '{name_or_path}', neither by name nor as a file. {hint}")
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def apply_override(data: dict[str, Any], override: str, resolve: Callable[[str], str], example: str) -> None:
+    """Set the value that a `key=value` names in nested mappings, which are made where they are missing.
+
+    Args:
+        data: changed in place.
+        override: the key as a user wrote it, and a value in YAML.
+        resolve: gives the full dotted key.
+        example: an override that works, for the message.
+
+    Raises:
+        UsageError: not of this form, not YAML, or a key below something that is no section.
+    """
     key, sign, text = override.partition("=")
     if not sign or not key.strip():
-        raise UsageError(f"Override '{override}' is not of the form key=value, as in sampler.eta=0.5.")
+        raise UsageError(f"Override '{override}' is not of the form key=value, as in {example}.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"Override '{override}': the value is not valid YAML.") from error
     section = data
-    *parents, last = resolve_key(key.strip()).split(".")
+    *parents, last = resolve(key.strip()).split(".")
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):

@@ -6,6 +6,7 @@ views/<id>/<view>.png  →  video/<id>.mp4
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -182,13 +183,11 @@ class VideoStage:
     def _inputs(self, folder: ViewFolder) -> tuple[Path, ...]:
         description = (folder.description,) if folder.description else ()
         files = [*description, *(view.path for view in folder.views)]
-        try:
+        with suppress(InputError):  # the item fails with this reason when it is processed
             if "reference" in self.config.side_by_side:
                 files.append(self._reference(folder))
             if "proxy" in self.config.side_by_side:
                 files += self._proxies(folder)
-        except InputError:
-            pass  # the item fails with this reason when it is processed
         return tuple(dict.fromkeys(files))
 
     def _reference(self, folder: ViewFolder) -> Path:

@@ -17,13 +17,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import yaml
-
 from dp3d_cli.core.diffusion.configs import Sizes, TrunkSizes, nano, sd15
 from dp3d_cli.core.diffusion.sampler import PredictionType
 from dp3d_cli.core.diffusion.view_unet import MidViewAttention
 from dp3d_cli.core.errors import UsageError
-from dp3d_cli.core.presets import presets_folder, read_yaml_mapping
+from dp3d_cli.core.presets import apply_override, presets_folder, read_yaml_mapping
 from dp3d_cli.training.loop import LoopSettings
 from dp3d_cli.training.settings import build
 
@@ -106,7 +104,7 @@ def load_train_preset(
         raise UsageError(f"{path}: no settings for the stage '{stage}'; it has {', '.join(stages)}.")
     content = _merged(content, stages[stage] or {})
     for override in overrides:
-        _apply(content, override)
+        apply_override(content, override, _resolved, "batch=4")
     try:
         return _checked(path, stage, {**content, **(changes or {})})
     except UsageError as error:
@@ -194,24 +192,6 @@ def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
         below = result.get(key)
         result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return result
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    key = key.strip()
-    if not sign or not key:
-        raise UsageError(f"Override '{override}' is not of the form key=value, as in batch=4.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"Override '{override}': the value is not valid YAML.") from error
-    *parents, last = _resolved(key).split(".")
-    section = content
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            raise UsageError(f"Override '{override}': '{parent}' is not a section.")
-    section[last] = value
 
 
 def _resolved(key: str) -> str:
