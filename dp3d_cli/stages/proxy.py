@@ -31,7 +31,9 @@ from dp3d_cli.core.proxies.images import (
     map_files,
     read_proxy_images,
 )
-from dp3d_cli.core.proxies.portrait import PortraitProxies, portrait_proxies
+from dp3d_cli.core.proxies.placement import Box
+from dp3d_cli.core.proxies.portrait import portrait_proxies
+from dp3d_cli.core.proxies.segmentation import Method, segment_head
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class ProxyStage:
         if self.images is not None:
             return known | {"backend": "images"}
         if self.volume is not None:
-            return known | {"backend": "volume"}
+            return known | {"backend": "volume", "seed": self.seed}
         return known | {"backend": "template", "seed": self.seed}
 
     @cached_property
@@ -130,7 +132,9 @@ class ProxyStage:
             proxies = read_proxies(self.images, item.id, names, self.size)
         elif self.volume is not None:
             reference = choose_reference(references_of(item))
-            proxies = volume_proxies(reference, self.trajectory.labels, self.size, self._network)
+            proxies = volume_proxies(
+                reference, self.trajectory.labels, self.size, self._network, seed=self.seed
+            )
         else:
             reference = choose_reference(references_of(item))
             proxies = template_proxies(reference, self.trajectory.labels, self.size, seed=self.seed)
@@ -215,39 +219,37 @@ def template_proxies(
     Raises:
         InputError: the portrait cannot be read, is not square ("not-aligned") or shows no face ("no-face").
     """
-    image = _read_aligned(reference)
-    box, camera = _read_sidecar(reference)
-    source = "alignment"
-    if box is None:
-        box, source = _detect(image, reference), "detected"
+    portrait = _Portrait.read(reference)
     made = portrait_proxies(
-        image, (box.x, box.y, box.width, box.height), labels, size=size, seed=seed, camera=camera
+        portrait.image, portrait.area, labels, size=size, seed=seed, camera=portrait.camera
     )
-    return ProxyPictures(
-        made.images,
-        made.confidences,
-        made.coverages,
-        _facts(reference, box, source, camera is not None, made),
-        _warnings(made),
-    )
+    facts = portrait.facts(made.foreground, made.reference_camera) | {
+        "placement": {
+            "scale": round(made.placement.scale, 5),
+            "shift_u": round(made.placement.shift_u, 5),
+            "shift_v": round(made.placement.shift_v, 5),
+        }
+    }
+    return ProxyPictures(made.images, made.confidences, made.coverages, facts, _warnings(made.foreground))
 
 
 def volume_proxies(
-    reference: Path, labels: NDArray[np.float32], size: int, network: VolumeProxy
+    reference: Path, labels: NDArray[np.float32], size: int, network: VolumeProxy, *, seed: int = 0
 ) -> ProxyPictures:
     """Proxies of an aligned portrait by the volume proxy.
 
-    The camera comes from the portrait's JSON; without one it is taken as frontal. The portrait is taken to
-    fill its frame; no face is looked for.
+    The face box and the camera come from the portrait's JSON; without one the face is looked for and the
+    camera taken as frontal. The portrait is taken to fill its frame.
 
     Args:
         reference: the portrait, square.
         labels: [V, 25] target cameras.
         size: side of the proxies [px]; what the network makes is resized to it.
         network: from `core.proxies.volume_weights.load_volume`.
+        seed: seed of the segmentation.
 
     Raises:
-        InputError: the portrait cannot be read or is not square ("not-aligned").
+        InputError: the portrait cannot be read, is not square ("not-aligned") or shows no face ("no-face").
     """
     import torch
 
@@ -255,22 +257,27 @@ def volume_proxies(
     from dp3d_cli.core.proxies.volume import see
 
     own_size = int(network.config.size)
-    image = resize(_read_aligned(reference), own_size)
-    _, camera = _read_sidecar(reference)
-    label = default_reference_label() if camera is None else torch.from_numpy(camera.label)
-    planes = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
-    made = see(network, planes, torch.from_numpy(np.array(labels, np.float32)), label)
+    portrait = _Portrait.read(reference)
+    found = segment_head(portrait.image, portrait.area, seed=seed)
+    camera = portrait.camera or Camera.from_label(default_reference_label().numpy())
+    image, mask = (
+        resize(portrait.image, own_size),
+        resize((found.mask * 255).round().astype(np.uint8), own_size),
+    )
+    made = see(
+        network,
+        torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255,
+        torch.from_numpy(mask).float().unsqueeze(0) / 255,
+        torch.from_numpy(np.array(labels, np.float32)),
+        torch.from_numpy(np.array(camera.label, np.float32)),
+    )
     confidences, coverages = (
-        np.stack([resize(np.repeat(grey, 3, axis=2), size)[..., 0] for grey in to_uint8(maps)])
+        np.stack([resize(grey[..., 0], size) for grey in to_uint8(maps)])
         for maps in (made.confidence, made.coverage)
     )
-    facts: dict[str, Json] = {
-        "reference": reference.name,
-        "reference_camera": _camera_facts(camera is not None, Camera.from_label(label.numpy())),
-        "network_size": own_size,
-    }
+    facts = portrait.facts(found.method, camera) | {"network_size": own_size}
     pictures = np.stack([resize(picture, size) for picture in to_uint8(made.images)])
-    return ProxyPictures(pictures, confidences, coverages, facts)
+    return ProxyPictures(pictures, confidences, coverages, facts, _warnings(found.method))
 
 
 def load_network(weights: str) -> VolumeProxy:
@@ -319,6 +326,52 @@ def read_proxies(folder: Path, subject_id: str, view_names: Sequence[str], size:
     return ProxyPictures(read.images, read.confidences, read.coverages, {}, warnings)
 
 
+@dataclass(frozen=True, eq=False)
+class _Portrait:
+    """An aligned portrait, and what its JSON, or else a look at it, says of the face.
+
+    Attributes:
+        name: of the file.
+        image: uint8 [H, H, 3] RGB.
+        box: of the face.
+        box_from: "alignment" or "detected".
+        camera: that saw it; None: not known.
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    box: FaceBox
+    box_from: str
+    camera: Camera | None
+
+    @property
+    def area(self) -> Box:
+        """The box as x, y, width, height."""
+        return self.box.x, self.box.y, self.box.width, self.box.height
+
+    @classmethod
+    def read(cls, reference: Path) -> _Portrait:
+        """Raises what `template_proxies` says."""
+        image = _read_aligned(reference)
+        box, camera = _read_sidecar(reference)
+        if box is None:
+            return cls(reference.name, image, _detect(image, reference), "detected", camera)
+        return cls(reference.name, image, box, "alignment", camera)
+
+    def facts(self, foreground: Method, camera: Camera) -> dict[str, Json]:
+        """For proxy.json: `foreground` as segmented, `camera` as taken."""
+        return {
+            "reference": self.name,
+            "box": [round(number, 2) for number in self.box.as_list()],
+            "box_from": self.box_from,
+            "foreground": foreground,
+            "reference_camera": {
+                "known": self.camera is not None,
+                "label": [round(float(number), 7) for number in camera.label],
+            },
+        }
+
+
 def _read_aligned(reference: Path) -> NDArray[np.uint8]:
     image = read_image(reference)
     if image.shape[0] != image.shape[1]:
@@ -350,30 +403,9 @@ def _detect(image: NDArray[np.uint8], reference: Path) -> FaceBox:
     return faces[0].box
 
 
-def _facts(
-    reference: Path, box: FaceBox, source: str, is_camera_known: bool, made: PortraitProxies
-) -> dict[str, Json]:
-    return {
-        "reference": reference.name,
-        "box": [round(number, 2) for number in box.as_list()],
-        "box_from": source,
-        "foreground": made.foreground,
-        "placement": {
-            "scale": round(made.placement.scale, 5),
-            "shift_u": round(made.placement.shift_u, 5),
-            "shift_v": round(made.placement.shift_v, 5),
-        },
-        "reference_camera": _camera_facts(is_camera_known, made.reference_camera),
-    }
-
-
-def _camera_facts(is_known: bool, camera: Camera) -> dict[str, Json]:
-    return {"known": is_known, "label": [round(float(number), 7) for number in camera.label]}
-
-
-def _warnings(made: PortraitProxies) -> tuple[str, ...]:
-    if made.foreground == "prior":
+def _warnings(foreground: Method) -> tuple[str, ...]:
+    if foreground == "prior":
         return ("head and background have the same colours; the head's outline is an average one",)
-    if made.foreground == "grabcut-limited":
+    if foreground == "grabcut-limited":
         return ("the background looks like the head in places; the outline there is an average one",)
     return ()

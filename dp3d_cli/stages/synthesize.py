@@ -146,13 +146,11 @@ class SynthesizeStage:
     def _proxies(self, item: Item, references: Sequence[Path]) -> ProxyPictures:
         if self.proxies is not None:
             return read_proxies(self.proxies, item.id, self.targets.view_names, self.preset.size)
+        reference, labels = choose_reference(references), self.targets.labels
+        size, seed = self.preset.size, self.preset.seed
         if self._sees_volume:
-            return volume_proxies(
-                choose_reference(references), self.targets.labels, self.preset.size, self._volume
-            )
-        return template_proxies(
-            choose_reference(references), self.targets.labels, self.preset.size, seed=self.preset.seed
-        )
+            return volume_proxies(reference, labels, size, self._volume, seed=seed)
+        return template_proxies(reference, labels, size, seed=seed)
 
     def _views(
         self,

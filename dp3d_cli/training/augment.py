@@ -13,6 +13,7 @@ glasses, light, background) is drawn with every procedural head; here is what a 
         noise, JPEG (`degrade`)
         crop        a misplaced, mis-scaled and turned crop, as far as face detectors are off
         occlude     something in front
+        dent        an imperfect mask (`dented`, for stages that read one)
 
 Every colour change is a function of a pixel's colour alone: whatever depends on the place in the picture, as
 shadows do, would have to follow the head.
@@ -240,6 +241,27 @@ def degrade(reference: Tensor, truth: Tensor, rng: np.random.Generator) -> tuple
         decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.float32)[..., ::-1] / 255
         reference = torch.from_numpy(decoded.copy()).permute(2, 0, 1)[None].contiguous()
     return reference, truth
+
+
+def dented(mask: Tensor, rng: np.random.Generator) -> Tensor:
+    """A reference's mask as segmentation gives it: grown, shrunk and dented; sometimes as it is.
+
+    The outline moves by a smooth random field of about 2 % of the side.
+
+    Args:
+        mask: [1, 1, S, S] in [0, 1].
+        rng: decides.
+    """
+    if rng.random() < 0.25:
+        return mask
+    size = mask.shape[-1]
+    binary = (mask[0, 0].numpy() > 0.5).astype(np.uint8)
+    inside, outside = (cv2.distanceTransform(part, cv2.DIST_L2, 3) for part in (binary, 1 - binary))
+    field = cv2.resize(
+        rng.normal(0, 0.02 * size, (6, 6)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+    )
+    moved = (inside - outside + field + rng.normal(0, 0.008 * size)) / 2 + 0.5
+    return torch.from_numpy(np.clip(moved, 0, 1).astype(np.float32))[None, None]
 
 
 def soften(images: Tensor, sigma: float) -> Tensor:

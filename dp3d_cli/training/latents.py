@@ -1,9 +1,10 @@
-"""Training shards after the codec: latents instead of images, with the augmentation built in.
+"""Training shards after the volume proxy and the codec: latents instead of images.
 
-Colours and mirroring have to happen before encoding, so each subject is augmented and
-encoded once, here.
+What a camera, a painter and a segmentation do to pictures has to happen before proxies are made and encoded,
+so each subject is varied (`dp3d_cli.training.augment`), seen and encoded once, here. A shard may be encoded
+several times with different seeds.
 
-    python -m dp3d_cli.training.latents --codec CODEC --shards DATA --output LATENTS
+    python -m dp3d_cli.training.latents --codec CODEC --proxy WEIGHTS --shards DATA --output LATENTS
 """
 
 from __future__ import annotations
@@ -21,12 +22,20 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from dp3d_cli.core.diffusion.codec import encode_images
-from dp3d_cli.training.augment import Recolouring
+from dp3d_cli.core.proxies.template import default_reference_label
+from dp3d_cli.core.proxies.volume import VolumeProxy, see
+from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
+from dp3d_cli.training.augment import AugmentSettings, dented, randomise
 from dp3d_cli.training.cache import Shard, read_shard, shard_folders
+from dp3d_cli.training.data import SubjectViews
 
 logger = logging.getLogger(__name__)
+
+_ESTIMATED = 0.5  # share of portraits whose camera is taken to be the default one, as for photographs
+_AUGMENT = AugmentSettings(occlude=0.0)  # what stands in front of a head has to turn with it
 
 
 @dataclass(frozen=True)
@@ -50,30 +59,44 @@ class LatentShard:
     FIELDS = ("references", "images", "proxies", "maps", "mirrored")
 
 
+@torch.inference_mode()
 def encode_shard(
-    vae: AutoencoderKL, shard: Shard, rng: np.random.Generator, *, augment: bool = True
+    vae: AutoencoderKL, volume: VolumeProxy, shard: Shard, rng: np.random.Generator, *, augment: bool = True
 ) -> LatentShard:
-    """Recolour, mirror (half of the subjects) and encode a shard."""
+    """Vary the subjects of a shard, make their proxies, and encode everything.
+
+    Args:
+        vae: the codec.
+        volume: makes the proxies.
+        shard: K subjects.
+        rng: decides.
+        augment: False shows them as they are, with true masks and cameras.
+    """
+    labels = torch.from_numpy(np.array(shard.labels))
     references, images, proxies, maps, mirrored = [], [], [], [], []
     for subject in range(len(shard.references)):
-        recolour = Recolouring.draw(rng) if augment else None
-        flip = augment and rng.random() < 0.5
-        pictures = np.concatenate(
-            [shard.references[subject][None], shard.images[subject], shard.proxies[subject]]
-        )
-        tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-        tensor = tensor if recolour is None else recolour(tensor)
-        subject_maps = np.asarray(shard.maps[subject])
-        if flip:
-            tensor, subject_maps = tensor.flip(-1), subject_maps[..., ::-1]
-        with torch.inference_mode():
-            latents = encode_images(vae, tensor * 2 - 1).half().numpy()
-        views = shard.images.shape[1]
+        pictures = np.concatenate([shard.references[subject][None], shard.images[subject]])
+        own = torch.from_numpy(np.array(shard.reference_labels[subject]))[None]
+        shown = SubjectViews(_planes(pictures), torch.cat([own, labels]), _planes(shard.masks[subject][None]))
+        if augment:
+            shown = randomise(shown, rng, _AUGMENT)
+        assert shown.mask is not None
+        mask, own = shown.mask[:1], shown.labels[0]
+        mirrored.append(not torch.equal(shown.labels[1:], labels))
+        if augment:
+            mask = dented(mask, rng)
+            if rng.random() < _ESTIMATED:
+                own = default_reference_label()
+        made = see(volume, shown.images[0], mask[0], shown.labels[1:], own)
+        latents = encode_images(vae, torch.cat([shown.images, made.images]) * 2 - 1).half().numpy()
+        views = len(labels)
         references.append(latents[0])
         images.append(latents[1 : 1 + views])
         proxies.append(latents[1 + views :])
-        maps.append(subject_maps)
-        mirrored.append(flip)
+        small = functional.adaptive_avg_pool2d(
+            torch.cat([made.confidence, made.coverage], 1), latents.shape[-1]
+        )
+        maps.append((small * 255).round().to(torch.uint8).numpy())
     return LatentShard(
         np.stack(references),
         np.stack(images),
@@ -81,6 +104,11 @@ def encode_shard(
         np.stack(maps),
         np.array(mirrored, np.bool_),
     )
+
+
+def _planes(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """uint8 [V, S, S, C] → [V, C, S, S] in [0, 1]."""
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def write_latents(folder: Path, name: str, shard: LatentShard) -> None:
@@ -104,21 +132,23 @@ def main() -> None:
     """Encode all shards of a folder; those that exist are kept."""
     parser = argparse.ArgumentParser(description="Encode the shards of a training set.")
     parser.add_argument("--codec", type=Path, required=True, help="Folder that save_pretrained wrote.")
+    parser.add_argument("--proxy", required=True, help="Weights with a volume proxy: a name or a folder.")
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plain", action="store_true", help="Neither recolour nor mirror.")
+    parser.add_argument("--plain", action="store_true", help="Vary nothing.")
     parser.add_argument("--follow", action="store_true", help="Wait for further shards.")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    vae = AutoencoderKL.from_pretrained(arguments.codec).eval()
+    vae = AutoencoderKL.from_pretrained(arguments.codec).float().eval()
+    volume = load_volume(find_volume(arguments.proxy))
     while True:
         for folder in shard_folders(arguments.shards):
             if (arguments.output / folder.name).is_dir():
                 continue
             rng = np.random.default_rng((arguments.seed, int(folder.name)))
-            shard = encode_shard(vae, read_shard(folder), rng, augment=not arguments.plain)
+            shard = encode_shard(vae, volume, read_shard(folder), rng, augment=not arguments.plain)
             write_latents(arguments.output, folder.name, shard)
             logger.info("latents of %s", folder)
         if not arguments.follow:

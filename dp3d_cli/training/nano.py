@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -43,6 +42,7 @@ from dp3d_cli.training.export import write_pipeline
 from dp3d_cli.training.latents import LatentShard, read_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.settings import build
+from dp3d_cli.training.start import load_start
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,6 @@ class NanoSettings:
         drop_both: share of steps without either.
         drop_hint: share of the denoising steps whose hint is empty.
         channel_weights: exponent of a latent channel's standard deviation in its loss weight.
-        max_misfit: subjects whose proxies agree worse than this with the truth where they are trusted are
-            left out (see `misfit`): they say too little about where the face is, and the mean over what is
-            not known is haze.
-        seen_weight: weight of the mean pass's error where the proxy is trusted, 1 where it is not. The
-            pipeline shows the proxy itself there (`proxy_detail`).
     """
 
     groups: tuple[tuple[int, int], ...] = ((2, 4), (1, 8))
@@ -73,8 +68,6 @@ class NanoSettings:
     drop_both: float = 0.05
     drop_hint: float = 0.1
     channel_weights: float = 1.0
-    max_misfit: float = 0.5
-    seen_weight: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -114,11 +107,8 @@ class NanoBatches(Dataset[NanoBatch]):
         self.subjects = [
             (number, subject)
             for number, shard in enumerate(self.latents)
-            for subject, value in enumerate(misfit(shard))
-            if value <= settings.max_misfit
+            for subject in range(len(shard.references))
         ]
-        if not self.subjects:
-            raise ValueError(f"No subject in {latents} has a misfit of at most {settings.max_misfit}.")
 
     def __len__(self) -> int:
         return self.steps
@@ -151,11 +141,16 @@ class NanoBatches(Dataset[NanoBatch]):
 
 
 class NanoNetworks(nn.Module):
-    """The trained networks as one module, and their joint forward pass."""
+    """The trained networks as one module, and their joint forward pass.
 
-    def __init__(self, sizes: Sizes) -> None:
+    Args:
+        sizes: of the networks.
+        start: runs or weights to start from (`training.start.load_start`); by default random numbers.
+    """
+
+    def __init__(self, sizes: Sizes, start: Sequence[Path] = ()) -> None:
         super().__init__()
-        networks = build_networks(sizes)
+        networks = load_start(build_networks(sizes), start, ())
         self.unet = networks.unet
         self.reference_unet = networks.reference_unet
         self.controlnet = networks.controlnet
@@ -249,8 +244,7 @@ class NanoLoss:
 
     def mean_error(self, estimate: Tensor, batch: NanoBatch) -> Tensor:
         """Weighted mean squared error of estimated clean latents [B * V, C, h, w]."""
-        trust = 1 - (1 - self.settings.seen_weight) * batch.maps[:, :1]
-        return ((estimate - batch.images).square() * self.weights * trust).mean()
+        return ((estimate - batch.images).square() * self.weights).mean()
 
 
 def mean_pass(
@@ -269,18 +263,6 @@ def mean_pass(
     velocity = module(sample, timesteps, batch, use_reference=use_reference, use_camera=use_camera)
     estimate: Tensor = alpha.sqrt() * sample - (1 - alpha).sqrt() * velocity
     return estimate
-
-
-def misfit(shard: LatentShard) -> NDArray[np.float64]:
-    """[K] per subject: the proxies' squared error over the truth's variance, on trusted parts of the head."""
-    values = []
-    for subject in range(len(shard.references)):
-        trust = (shard.maps[subject].astype(np.float32) / 255).prod(1, keepdims=True)
-        truth, proxy = (part[subject].astype(np.float32) for part in (shard.images, shard.proxies))
-        mean = (truth * trust).sum((0, 2, 3), keepdims=True) / max(float(trust.sum()), 1e-6)
-        error, variance = ((truth - other) ** 2 * trust for other in (proxy, mean))
-        values.append(float(error.sum()) / max(float(variance.sum()), 1e-6))
-    return np.array(values)
 
 
 def channel_deviation(latents: list[LatentShard]) -> Tensor:
@@ -322,6 +304,7 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True)
     parser.add_argument("--latents", type=Path, required=True)
     parser.add_argument("--validation", type=Path, nargs=2, metavar=("SHARDS", "LATENTS"))
+    parser.add_argument("--start", type=Path, nargs="*", default=[], help="Weights to go on from.")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--export", type=Path, help="Write a pipeline folder here instead of training.")
     parser.add_argument("--mean-of", type=Path, nargs="+", help="Checkpoints whose mean is exported.")
@@ -331,7 +314,7 @@ def main() -> None:
     preset = read_yaml_mapping(arguments.preset)
     settings, loop = build(NanoSettings, preset["step"]), build(LoopSettings, preset["loop"])
     torch.manual_seed(loop.seed)
-    module = NanoNetworks(nano())
+    module = NanoNetworks(nano(), arguments.start)
     if arguments.export:
         load_mean(arguments.mean_of or [arguments.output], module)
         export(module, arguments.codec, arguments.export)

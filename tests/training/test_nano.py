@@ -6,13 +6,15 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from dp3d_cli.core.diffusion.codec import encode_images
 from dp3d_cli.core.diffusion.configs import Sizes
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.weights.manifest import problems
-from dp3d_cli.training.cache import CacheSettings, Shard, face_box, make_shard, read_shard, write_shard
+from dp3d_cli.training.augment import AugmentSettings, randomise
+from dp3d_cli.training.cache import CacheSettings, Shard, make_shard, read_shard, write_shard
 from dp3d_cli.training.codec import principal_start, to_tensor
-from dp3d_cli.training.data import reference_label
-from dp3d_cli.training.latents import encode_shard, read_latents, write_latents
+from dp3d_cli.training.data import SubjectViews
+from dp3d_cli.training.latents import LatentShard, encode_shard, write_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.nano import (
     NanoBatches,
@@ -22,14 +24,15 @@ from dp3d_cli.training.nano import (
     channel_deviation,
     export,
     mean_pass,
-    misfit,
 )
 from tests.core.diffusion.tiny import tiny_sizes
-from tests.training.subjects import FACE_POINTS, Ellipsoids
+from tests.fakes.volume import tiny_volume
+from tests.training.subjects import Ellipsoids
 from tests.training.test_codec import CODEC
 
-CACHE = CacheSettings(size=32, latent_size=8, subjects=3, views=4)
-SETTINGS = NanoSettings(groups=((2, 2), (1, 4)), max_misfit=1e9)
+CACHE = CacheSettings(size=32, subjects=3, views=4)
+SETTINGS = NanoSettings(groups=((2, 2), (1, 4)))
+VOLUME = tiny_volume()
 
 
 def sizes() -> Sizes:
@@ -60,7 +63,7 @@ def data(shard: Shard, vae: AutoencoderKL, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("data")
     for number in range(2):
         path = write_shard(folder / "shards", number, make_shard(Ellipsoids(), number, CACHE))
-        latents = encode_shard(vae, read_shard(path), np.random.default_rng(number))
+        latents = encode_shard(vae, VOLUME, read_shard(path), np.random.default_rng(number))
         write_latents(folder / "latents", path.name, latents)
     return folder / "shards", folder / "latents"
 
@@ -70,7 +73,9 @@ def test_a_shard_is_a_function_of_its_number(shard: Shard) -> None:
     for field in Shard.FIELDS:
         np.testing.assert_array_equal(getattr(again, field), getattr(shard, field))
     assert shard.images.shape == (3, 4, 32, 32, 3)
-    assert shard.maps.shape == (3, 4, 2, 8, 8)
+    assert shard.masks.shape == (3, 32, 32, 1)
+    assert shard.masks.min() == 0
+    assert shard.masks.max() == 255
 
 
 def test_shards_of_one_split_do_not_share_subjects(shard: Shard) -> None:
@@ -78,25 +83,33 @@ def test_shards_of_one_split_do_not_share_subjects(shard: Shard) -> None:
     assert not np.array_equal(shard.references[0], other.references[0])
 
 
-def test_the_face_box_surrounds_the_face_points() -> None:
-    label = reference_label(np.random.default_rng(0))[0]
-    x, y, width, height = face_box(FACE_POINTS, label, 256)
-    assert 40 < width < 250
-    assert x < 128 < x + width
-    assert y < 128 < y + height
+def test_variation_is_a_function_of_the_seed_and_can_be_left_out(shard: Shard, vae: AutoencoderKL) -> None:
+    one, two = (encode_shard(vae, VOLUME, shard, np.random.default_rng(3)) for _ in range(2))
+    for field in LatentShard.FIELDS:
+        np.testing.assert_array_equal(getattr(one, field), getattr(two, field))
+    plain = encode_shard(vae, VOLUME, shard, np.random.default_rng(3), augment=False)
+    assert not plain.mirrored.any()
+    assert not np.array_equal(plain.images, one.images)
+    with torch.inference_mode():
+        truth = encode_images(vae, to_tensor(shard.images[1])).half()
+    np.testing.assert_allclose(plain.images[1], truth.numpy(), atol=1e-3)
+    assert plain.maps.shape == (3, 4, 2, 8, 8)
 
 
-def test_mirroring_flips_latents_maps_and_camera_conditions(
-    shard: Shard, vae: AutoencoderKL, data: tuple[Path, Path]
-) -> None:
-    found = {True: False, False: False}
-    for seed in range(4):
-        encoded = encode_shard(vae, shard, np.random.default_rng(seed))
-        for subject, mirrored in enumerate(encoded.mirrored):
-            found[bool(mirrored)] = True
-            expected = shard.maps[subject][..., ::-1] if mirrored else shard.maps[subject]
-            np.testing.assert_array_equal(encoded.maps[subject], expected)
-    assert all(found.values())
+def test_a_mirrored_subject_is_seen_by_mirrored_cameras(shard: Shard, vae: AutoencoderKL) -> None:
+    """Turned back, its proxies are those of the subject as it was: nothing but the flip has changed."""
+    only = AugmentSettings(mirror=1, recolour=0, tone=0, palette=0, degrade=0, crop=0, occlude=0)
+    own = torch.from_numpy(np.concatenate([shard.reference_labels[:1], shard.labels]))
+    pictures = torch.from_numpy(np.concatenate([shard.references[:1], shard.images[0]])).permute(0, 3, 1, 2)
+    shown = SubjectViews(pictures / 255, own, torch.from_numpy(shard.masks[:1]).permute(0, 3, 1, 2) / 255)
+    turned = randomise(shown, np.random.default_rng(0), only)
+    assert torch.equal(turned.images.flip(-1), shown.images)
+    found = {
+        bool(flag)
+        for seed in range(4)
+        for flag in encode_shard(vae, VOLUME, shard, np.random.default_rng(seed)).mirrored
+    }
+    assert found == {True, False}
 
 
 def test_batches_depend_on_seed_and_step_alone(data: tuple[Path, Path]) -> None:
@@ -107,15 +120,6 @@ def test_batches_depend_on_seed_and_step_alone(data: tuple[Path, Path]) -> None:
     assert first[2].num_views == 2
     assert first[3].num_views == 4
     assert first[3].cameras.shape == (4, 3, 32, 32)
-
-
-def test_subjects_whose_proxies_do_not_fit_are_left_out(data: tuple[Path, Path]) -> None:
-    values = np.concatenate([misfit(read_latents(path)) for path in sorted(data[1].iterdir())])
-    limit = float(np.sort(values)[2])
-    batches = NanoBatches(*data, replace(SETTINGS, max_misfit=limit), seed=0, steps=1)
-    assert len(batches.subjects) == 3
-    with pytest.raises(ValueError, match="misfit"):
-        NanoBatches(*data, replace(SETTINGS, max_misfit=-1), seed=0, steps=1)
 
 
 def test_an_untrained_mean_pass_is_the_proxy(data: tuple[Path, Path]) -> None:
@@ -148,6 +152,8 @@ def test_training_lowers_the_loss_and_exports_a_pipeline(
 
     vae.save_pretrained(tmp_path / "vae")
     export(module, tmp_path / "vae", tmp_path / "nano")
+    again = NanoNetworks(sizes(), [tmp_path / "nano"])
+    assert torch.equal(again.unet.conv_in.weight, module.unet.conv_in.weight.half().float())
     pipeline = DiffPortraitPipeline.from_pretrained(tmp_path / "nano")
     assert problems(tmp_path / "nano") == []
     texts = [path.read_text() for path in (tmp_path / "nano").rglob("*.json")]

@@ -39,7 +39,7 @@ PRESET = TrainPreset(
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
     settings = ProxySettings(small_steps=2)
     one, two = (ProxyBatches(Ellipsoids(), settings, 64, 3, 10) for _ in range(2))
-    for name in ("references", "reference_labels", "labels", "images", "masks"):
+    for name in ("references", "reference_masks", "reference_labels", "labels", "images", "masks"):
         assert torch.equal(getattr(one[5], name), getattr(two[5], name))
     assert not torch.equal(one[5].images, one[6].images)
     assert one[1].images.shape == (2, 3, 3, 32, 32)

@@ -1,9 +1,13 @@
 """Proxies by a learned 3D appearance volume: the network S that DiffPortrait3D describes and did not release.
 
-A 2D network reads the aligned portrait, 3D convolutions turn what it read into a volume of features in a cube
-around the head, volume rendering sees the volume from a target camera as a 2D feature map, and a 2D network
-decodes that to colours (DiffPortrait3D, arXiv 2312.13016, supplement A.1). Sizes, what lies outside the cube
-and the borrowed pixels (see `VolumeProxy`) are ours: the paper says nothing about them.
+A 2D network reads the aligned portrait and its foreground mask, 3D convolutions turn what it read into a
+volume of features in a cube around the head, volume rendering sees the volume from a target camera as a 2D
+feature map, and a 2D network decodes that to colours (DiffPortrait3D, arXiv 2312.13016, supplement A.1).
+Sizes, the mask, what lies outside the cube and the borrowed pixels (see `VolumeProxy`) are ours: the paper
+says nothing about them.
+
+The mask decides what turns with the head and what stands still behind it. `separate` takes the portrait
+apart: colours of the head that go on beyond its outline, and a background with the head filled in.
 
 The volume stands in the EG3D world of `core.cameras`; its axes are z, y, x as tensor axes 2, 3, 4.
 
@@ -23,7 +27,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp3d_cli.core.proxies.canvas import ramp
+from dp3d_cli.core.proxies.background import blur
+from dp3d_cli.core.proxies.canvas import fill_or_mean, ramp
 from dp3d_cli.core.proxies.geometry import camera_rays
 from dp3d_cli.core.proxies.template import ProxyViews, default_reference_label
 
@@ -38,6 +43,7 @@ _HIDDEN = (
     0.02,
 )  # a point this far behind the first surface begins to be hidden; scale of the fall [world]
 _TRUST_STRETCH = (1.3, 2.8)  # target pixels per portrait pixel: confidence fades between, as the template's
+_GAP = 0.025  # ring around the foreground whose colours are mixed with it [sides]
 _GROUPS = 8
 
 NANO: dict[str, Any] = {}
@@ -65,7 +71,8 @@ class AppearanceVolume:
         features: [B, C, R, R, R].
         background: [B, C, e, e] features of what lies outside the cube, the same behind every view.
         appearance: [B, A, e, e] features of the portrait, in its own frame.
-        reference: [B, 3, S, S] the portrait in [0, 1].
+        still: [B, A, e, e] features of the background.
+        layers: the portraits, taken apart.
         labels: [B, 25] the cameras that saw the portraits.
     """
 
@@ -73,8 +80,41 @@ class AppearanceVolume:
     features: Tensor
     background: Tensor
     appearance: Tensor
-    reference: Tensor
+    still: Tensor
+    layers: Layers
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Portraits taken apart.
+
+    Attributes:
+        head: [B, 3, S, S] the foreground, its colours continued smoothly beyond its outline.
+        behind: [B, 3, S, S] the background, filled smoothly where the head hides it.
+        clear: [B, 1, S, S] in [0, 1]: 1 where the portrait shows the background.
+    """
+
+    head: Tensor
+    behind: Tensor
+    clear: Tensor
+
+
+def separate(reference: Tensor, mask: Tensor) -> Layers:
+    """Take portraits [B, 3, S, S] in [0, 1] apart by their masks [B, 1, S, S] in [0, 1], 1 on the head.
+
+    What is near the outline belongs to neither: its colours are mixed.
+    """
+    sure = ramp(-functional.max_pool2d(-mask, 3, 1, 1), 0.6, 1.0)
+    reach = round(_GAP * mask.shape[-1])
+    rows = functional.max_pool2d(mask, (2 * reach + 1, 1), 1, (reach, 0))
+    clear = (1 - functional.max_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach))).clamp(0, 1)
+    whole = torch.ones_like(mask)
+    return Layers(
+        head=fill_or_mean(reference, sure, whole),
+        behind=torch.lerp(fill_or_mean(reference, clear, whole), reference, clear),
+        clear=blur(clear, 1.0),
+    )
 
 
 @dataclass(frozen=True)
@@ -100,7 +140,7 @@ class VolumeViews:
         images: [B, V, 3, S, S] RGB, in [0, 1] but for rounding and what training has not reached.
         coverage: [B, V, 1, S, S] opacity of the volume, in [0, 1].
         confidence: [B, V, 1, S, S] in [0, 1]: 1 shown well by the portrait, 0 stretched, hidden or invented.
-        warped: [B, V, 3, S, S] the portrait's pixels at the places that the rays see.
+        warped: [B, V, 3, S, S] the head's pixels at the places that the rays see.
         visible: [B, V, 1, S, S] in [0, 1]: whether the portrait's camera sees those places.
     """
 
@@ -115,9 +155,8 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
     """Portrait → appearance volume → views.
 
     The volume is as blurred as its voxels are large. With `borrows`, the decoder also gets the portrait's
-    pixels, once moved to where the rendered volume says that they are and once as they are (for the
-    background, which stands still), and mixes them with its own colours by weights that it learns; the paper
-    has no such path.
+    pixels, the head's moved to where the rendered volume says that they are and the background's as they are,
+    and mixes them with its own colours by weights that it learns; the paper has no such path.
 
     Args:
         size: image side S [px], a multiple of 8. Only the decoder depends on it: training may begin with
@@ -168,23 +207,29 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         )
         self.register_buffer("centre", torch.tensor(cube_centre, dtype=torch.float32), persistent=False)
 
-    def encode(self, reference: Tensor, labels: Tensor) -> AppearanceVolume:
+    def encode(self, reference: Tensor, mask: Tensor, labels: Tensor) -> AppearanceVolume:
         """Read portraits.
 
         Args:
             reference: [B, 3, S, S] in [0, 1], RGB; any S, which becomes that of the views.
+            mask: [B, 1, S, S] in [0, 1], 1 on head, hair and shoulders.
             labels: [B, 25] the cameras that saw them.
 
         Raises:
             ValueError: the shapes do not fit.
         """
         batch, channels, height, width = reference.shape
-        if channels != 3 or height != width or height % 8 or labels.shape != (batch, 25):
+        fits = mask.shape == (batch, 1, height, width) and labels.shape == (batch, 25)
+        if channels != 3 or height != width or height % 8 or not fits:
             raise ValueError(
-                "Portraits must be [B, 3, S, S], S a multiple of 8, and labels [B, 25]; "
-                f"got {list(reference.shape)} and {list(labels.shape)}."
+                "Portraits must be [B, 3, S, S], S a multiple of 8, masks [B, 1, S, S] and labels [B, 25]; "
+                f"got {list(reference.shape)}, {list(mask.shape)} and {list(labels.shape)}."
             )
-        appearance, slices = self.encoder(_resized(reference.unsqueeze(1), self.config.encoder_side)[:, 0])
+        layers = separate(reference, mask)
+        nobody = torch.zeros_like(mask)
+        pictures = torch.cat([torch.cat([reference, mask], 1), torch.cat([layers.behind, nobody], 1)])
+        read, slices = self.encoder(_resized(pictures.unsqueeze(1), self.config.encoder_side)[:, 0])
+        (appearance, still), slices = read.chunk(2), slices[:batch]
         frustum = slices.unflatten(1, (-1, self.depth_bins))  # [B, lift, D, e, e]
         grid, _ = self._in_reference(self._voxels(), labels)
         lifted = functional.grid_sample(frustum, grid, align_corners=False)
@@ -193,7 +238,7 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         )
         density, features = self.volume(lifted + position).split([1, self.config.feature_channels], 1)
         return AppearanceVolume(
-            density, features, self.background(appearance), appearance, reference, labels.float()
+            density, features, self.background(still), appearance, still, layers, labels.float()
         )
 
     def march(self, density: Tensor, features: Tensor, labels: Tensor, side: int) -> Marched:
@@ -245,7 +290,8 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
     def render(self, known: AppearanceVolume, labels: Tensor) -> VolumeViews:
         """See portraits from target cameras [B, V, 25]."""
         batch, views = labels.shape[:2]
-        size = known.reference.shape[-1]
+        layers = known.layers
+        size = layers.head.shape[-1]
         side = size // _PATCH
         seen = self.march(known.density, known.features, labels, side)
         background = _resized(known.background.unsqueeze(1), side)
@@ -259,12 +305,12 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         visible = visible * (grid[..., :2].abs().amax(-1).unsqueeze(2) < 1)
         inputs.append(visible)
         if self.config.borrows:
-            still = _resized(known.appearance.unsqueeze(1), side).expand(-1, views, -1, -1, -1)
+            still = _resized(known.still.unsqueeze(1), side).expand(-1, views, -1, -1, -1)
             inputs += [_look_up(known.appearance, grid), still]
 
         flow = _resized(grid[..., :2].movedim(-1, 2), size).movedim(2, -1)
-        warped = _look_up(known.reference, flow)
-        still = known.reference.unsqueeze(1).expand(-1, views, -1, -1, -1)
+        warped = _look_up(layers.head, flow)
+        still = layers.behind.unsqueeze(1).expand(-1, views, -1, -1, -1)
         flat = torch.cat(inputs, 2).flatten(0, 1)
         colours, shares = self.decoder(flat, torch.cat([warped, still], 2).flatten(0, 1))
         colours, shares = (part.reshape(batch, views, 3, size, size) for part in (colours, shares))
@@ -272,8 +318,7 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         # How much of a picture is what the portrait shows: of the head, places that its camera sees about as
         # squarely; of the background, what the head does not hide there.
         squarely = _resized(1 - ramp(_stretch(grid[..., :2]), *_TRUST_STRETCH), size)
-        open_there = 1 - _resized(own.opacity, size).clamp(0, 1)
-        confidence = coverage * visible * squarely + (1 - coverage) * open_there
+        confidence = coverage * visible * squarely + (1 - coverage) * layers.clear.unsqueeze(1)
         images = colours
         if self.config.borrows:
             images = shares[:, :, :1] * colours + shares[:, :, 1:2] * warped + shares[:, :, 2:] * still
@@ -281,12 +326,13 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         return VolumeViews(images, coverage, confidence.clamp(0, 1), warped, visible)
 
     def forward(
-        self, reference: Tensor, labels: Tensor, reference_labels: Tensor | None = None
+        self, reference: Tensor, mask: Tensor, labels: Tensor, reference_labels: Tensor | None = None
     ) -> VolumeViews:
         """Views of portraits from target cameras.
 
         Args:
             reference: [B, 3, S, S] in [0, 1], RGB, aligned.
+            mask: [B, 1, S, S] in [0, 1], 1 on head, hair and shoulders.
             labels: [B, V, 25] target cameras.
             reference_labels: [B, 25]; by default frontal, slightly from above.
 
@@ -297,7 +343,7 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
             raise ValueError(f"{len(reference)} portraits need labels [B, V, 25], got {list(labels.shape)}.")
         if reference_labels is None:
             reference_labels = default_reference_label().to(reference.device).expand(len(reference), 25)
-        return self.render(self.encode(reference, reference_labels), labels)
+        return self.render(self.encode(reference, mask, reference_labels), labels)
 
     def _voxels(self) -> Tensor:
         """[1, R, R, R, 3] world positions of the voxels' centres, last axis x, y, z."""
@@ -334,11 +380,11 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
 
 
 class Encoder(nn.Module):
-    """Portrait → its features and the slices of the frustum, both at a quarter of its size."""
+    """Portrait and mask → their features and the slices of the frustum, both at a quarter of their size."""
 
     def __init__(self, channels: tuple[int, ...], slices: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3 * _PATCH**2, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(4 * _PATCH**2, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         for fine, coarse in pairwise(channels):
             self.down.append(
@@ -352,7 +398,7 @@ class Encoder(nn.Module):
         self.slices = nn.Conv2d(channels[0], slices, 1)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 3, S, S] in [0, 1] → [B, C0, S/4, S/4] and [B, slices, S/4, S/4]."""
+        """[B, 4, S, S] in [0, 1] → [B, C0, S/4, S/4] and [B, slices, S/4, S/4]."""
         levels = [self.first(self.stem(functional.pixel_unshuffle(image * 2 - 1, _PATCH)))]
         for down in self.down:
             levels.append(down(levels[-1]))
@@ -456,19 +502,24 @@ class Residual3d(nn.Module):
 
 @torch.inference_mode()
 def see(
-    network: VolumeProxy, reference: Tensor, labels: Tensor, reference_label: Tensor | None = None
+    network: VolumeProxy,
+    reference: Tensor,
+    mask: Tensor,
+    labels: Tensor,
+    reference_label: Tensor | None = None,
 ) -> ProxyViews:
     """One portrait from target cameras, one view at a time, so that no view depends on the others.
 
     Args:
         network: in evaluation mode.
         reference: [3, S, S] in [0, 1].
+        mask: [1, S, S] in [0, 1], 1 on head, hair and shoulders.
         labels: [V, 25] target cameras.
         reference_label: [25]; by default frontal, slightly from above.
     """
     own = default_reference_label() if reference_label is None else reference_label
     device = network.device
-    known = network.encode(reference.unsqueeze(0).to(device), own.unsqueeze(0).to(device))
+    known = network.encode(*(part.unsqueeze(0).to(device) for part in (reference, mask, own)))
     views = [network.render(known, label.view(1, 1, 25).to(device)) for label in labels]
     return ProxyViews(
         images=torch.cat([view.images[0] for view in views]).clamp(0, 1),
@@ -482,7 +533,8 @@ def _stretch(grid: Tensor) -> Tensor:
     step = 2 / grid.shape[2]  # of a grid that changes nothing
     down, across = torch.gradient(grid, spacing=step, dim=(2, 3))
     area = (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]).abs()
-    return (1 / area.clamp_min(1e-3)).unsqueeze(2)
+    smooth = functional.avg_pool2d(area.clamp_max(2), 3, 1, 1, count_include_pad=False)
+    return (1 / smooth.clamp_min(1e-3)).unsqueeze(2)
 
 
 def _look_up(maps: Tensor, grid: Tensor) -> Tensor:

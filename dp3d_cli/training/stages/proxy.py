@@ -1,9 +1,9 @@
 """The stage `proxy`: the network S of DiffPortrait3D, from one portrait to other views (supplement A.1).
 
-A step shows some heads by one portrait each, degraded a little as photographs are, and asks for other views
-of them. The loss is squared error and a perceptual distance, as in the paper, and two terms of ours that
-teach the volume its shape: opacity against the head's mask, and the portrait's pixels, moved to where the
-volume says that they are, against the truth.
+A step shows some heads by one portrait each, varied as photographs are (`dp3d_cli.training.augment`) and with
+an imperfect mask, and asks for other views of them. The loss is squared error and a perceptual distance, as
+in the paper, and two terms of ours that teach the volume its shape: opacity against the head's mask, and the
+portrait's pixels, moved to where the volume says that they are, against the truth.
 
 The perceptual distance is that of VGG-16's first three blocks where its weights are on this machine; else L1
 between Laplacian pyramids. The log names the one that was used: `vgg16` or `pyramid`.
@@ -26,13 +26,14 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from dp3d_cli.core.errors import UsageError
+from dp3d_cli.core.faces.opencv import OpenCVDetector
 from dp3d_cli.core.metrics.psnr import psnr
-from dp3d_cli.core.proxies.background import blur
+from dp3d_cli.core.proxies.segmentation import segment_head
 from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
 from dp3d_cli.core.proxies.volume import FOLDER, VolumeProxy, VolumeViews
 from dp3d_cli.core.weights.backbones import find_backbone
-from dp3d_cli.training.augment import Recolouring
-from dp3d_cli.training.data import Subjects, mirror_labels, open_subjects
+from dp3d_cli.training.augment import AugmentSettings, dented, randomise
+from dp3d_cli.training.data import Subjects, open_subjects
 from dp3d_cli.training.export import tidy
 from dp3d_cli.training.preset import TrainPreset
 from dp3d_cli.training.settings import build
@@ -53,6 +54,8 @@ class ProxySettings:
         views: targets per head.
         small_steps: how many of the first steps use pictures of half the preset's size.
         estimated: share of portraits whose camera is taken to be the default one, as for photographs.
+        augment: how portraits and views vary. What stands in front of a head belongs to the person and has to
+            turn with it, so nothing is put there.
         perceptual: weight of the perceptual distance.
         opacity: weight of the mask's error.
         warp: weight of the moved pixels' error.
@@ -64,6 +67,7 @@ class ProxySettings:
     views: int = 3
     small_steps: int = 0
     estimated: float = 0.25
+    augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(occlude=0.0))
     perceptual: float = 0.2
     opacity: float = 0.2
     warp: float = 0.5
@@ -76,6 +80,7 @@ class ProxyBatch:
 
     Attributes:
         references: [B, 3, S, S] in [0, 1].
+        reference_masks: [B, 1, S, S] in [0, 1], as the network is told them.
         reference_labels: [B, 25] as the network is told them.
         labels: [B, V, 25] target cameras.
         images: [B, V, 3, S, S] in [0, 1].
@@ -83,6 +88,7 @@ class ProxyBatch:
     """
 
     references: Tensor
+    reference_masks: Tensor
     reference_labels: Tensor
     labels: Tensor
     images: Tensor
@@ -98,7 +104,7 @@ class ProxyBatches(Dataset[ProxyBatch]):
         size: side of the pictures [px].
         seed: of everything random.
         steps: how many there are.
-        augment: recolour, mirror and degrade; False shows the heads as they are, each in its turn.
+        augment: vary and degrade; False shows the heads as they are, each in its turn.
     """
 
     def __init__(
@@ -128,6 +134,7 @@ class ProxyBatches(Dataset[ProxyBatch]):
         masks = [part.masks for part in parts if part.masks is not None]
         return ProxyBatch(
             torch.cat([part.references for part in parts]),
+            torch.cat([part.reference_masks for part in parts]),
             torch.cat([part.reference_labels for part in parts]),
             torch.cat([part.labels for part in parts]),
             torch.cat([part.images for part in parts]),
@@ -136,31 +143,34 @@ class ProxyBatches(Dataset[ProxyBatch]):
 
     def _head(self, index: int, size: int, rng: np.random.Generator) -> ProxyBatch:
         shown = self.subjects.sample(index, 1 + self.settings.views, rng, size)
-        images, labels, mask = shown.images, shown.labels, shown.mask
         if self.augment:
-            images = Recolouring.draw(rng)(images)
-            if rng.random() < 0.5:
-                images, labels = images.flip(-1), mirror_labels(labels)
-                mask = None if mask is None else mask.flip(-1)
-        reference, own = images[:1], labels[:1]
+            shown = randomise(shown, rng, self.settings.augment)
+        images, labels, masks = shown.images, shown.labels, shown.mask
+        own = labels[:1]
+        mask = _segmented(images[:1]) if masks is None else masks[:1]
         if self.augment:
-            reference = _photographed(reference, rng)
+            mask = dented(mask, rng)
             if rng.random() < self.settings.estimated:
                 own = default_reference_label()[None]
         return ProxyBatch(
-            reference, own, labels[None, 1:], images[None, 1:], None if mask is None else mask[None, 1:]
+            images[:1],
+            mask,
+            own,
+            labels[None, 1:],
+            images[None, 1:],
+            None if masks is None else masks[None, 1:],
         )
 
 
-def _photographed(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Sometimes softer, sometimes noisy."""
-    kind = rng.random()
-    if kind < 0.25:
-        return blur(image, float(rng.uniform(0.4, 1.2)) * image.shape[-1] / 256)
-    if kind < 0.5:
-        noise = rng.normal(0, rng.uniform(0.005, 0.03), image.shape).astype(np.float32)
-        return (image + torch.from_numpy(noise)).clamp(0, 1)
-    return image
+def _segmented(image: Tensor) -> Tensor:
+    """[1, 1, S, S] the mask of a portrait [1, 3, S, S] as the proxy stage finds it; all 1 without a face."""
+    picture = to_uint8(image)[0]
+    faces = OpenCVDetector().detect(picture)
+    if not faces:
+        return torch.ones_like(image[:, :1])
+    box = faces[0].box
+    found = segment_head(picture, (box.x, box.y, box.width, box.height))
+    return torch.from_numpy(found.mask)[None, None]
 
 
 class Perceptual:
@@ -233,7 +243,9 @@ class ProxyModule(nn.Module):
 
     def forward(self, batch: ProxyBatch) -> VolumeViews:
         """The batch's targets."""
-        views: VolumeViews = self.network(batch.references, batch.labels, batch.reference_labels)
+        views: VolumeViews = self.network(
+            batch.references, batch.reference_masks, batch.labels, batch.reference_labels
+        )
         return views
 
 
@@ -337,6 +349,7 @@ def _held_out(module: ProxyModule) -> Iterator[tuple[ProxyBatch, Tensor]]:
     for step in range(count):
         batch = batches[step]
         with torch.inference_mode():
-            known = module.network.encode(batch.references.to(device), batch.reference_labels.to(device))
+            portrait = (batch.references, batch.reference_masks, batch.reference_labels)
+            known = module.network.encode(*(part.to(device) for part in portrait))
             views = module.network.render(known, batch.labels.to(device))
         yield batch, views.images[0].float().clamp(0, 1).cpu()

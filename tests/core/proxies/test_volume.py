@@ -14,11 +14,13 @@ from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.cameras.trajectories import gen_videos
 from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.proxies.template import default_reference_label
-from dp3d_cli.core.proxies.volume import FULL, VolumeProxy, see
+from dp3d_cli.core.proxies.volume import FULL, VolumeProxy, see, separate
 from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume, volume_digest
 from tests.fakes.volume import tiny_volume, write_tiny_volume
 
 LABELS = torch.from_numpy(gen_videos(4).labels)
+MASK = torch.zeros(1, 64, 64)
+MASK[:, 12:, 16:48] = 1
 CENTRE, RADIUS = (0.12, -0.06, 0.1), 0.08  # of the sphere [world units]
 
 
@@ -79,7 +81,7 @@ def test_the_portrait_seen_from_its_own_camera_stays_in_place() -> None:
     reference = torch.nn.functional.interpolate(torch.rand(1, 3, 8, 8), size=(64, 64), mode="bilinear")
     own = label(0.2, -0.1).unsqueeze(0)
     with torch.inference_mode():
-        views = network(reference, own.unsqueeze(1), own)
+        views = network(reference, torch.ones(1, 1, 64, 64), own.unsqueeze(1), own)
     assert views.warped[0, 0].sub(reference[0]).abs().max() < 1e-3
     assert views.visible.min() > 0.9
 
@@ -87,7 +89,7 @@ def test_the_portrait_seen_from_its_own_camera_stays_in_place() -> None:
 @pytest.mark.parametrize("borrows", [True, False])
 def test_shapes_ranges_and_gradients(borrows: bool) -> None:
     network = tiny_volume(borrows=borrows)
-    views = network(torch.rand(2, 3, 64, 64), LABELS[:3].expand(2, 3, 25))
+    views = network(torch.rand(2, 3, 64, 64), MASK.expand(2, 1, 64, 64), LABELS[:3].expand(2, 3, 25))
     assert views.images.shape == views.warped.shape == (2, 3, 3, 64, 64)
     for maps in (views.coverage, views.confidence, views.visible):
         assert maps.shape == (2, 3, 1, 64, 64)
@@ -102,21 +104,50 @@ def test_shapes_ranges_and_gradients(borrows: bool) -> None:
 
 def test_no_result_depends_on_the_others_in_the_batch() -> None:
     network = tiny_volume()
-    references = torch.rand(2, 3, 64, 64)
+    references, masks = torch.rand(2, 3, 64, 64), torch.stack([MASK, MASK.flip(-1).roll(5, -1)])
     with torch.inference_mode():
-        both = network(references, LABELS[:3].expand(2, 3, 25)).images
-        one = network(references[1:], LABELS[None, 2:3]).images
+        both = network(references, masks, LABELS[:3].expand(2, 3, 25)).images
+        one = network(references[1:], masks[1:], LABELS[None, 2:3]).images
     assert torch.allclose(both[1, 2], one[0, 0], atol=1e-5)
     assert torch.equal(
-        see(network, references[1], LABELS[2:3]).images, see(network, references[1], LABELS).images[2:3]
+        see(network, references[1], MASK, LABELS[2:3]).images,
+        see(network, references[1], MASK, LABELS).images[2:3],
     )
+
+
+def test_the_layers_of_a_portrait() -> None:
+    """Red head before green: neither colour is left in the other's layer, and nothing known is changed."""
+    mask = torch.nn.functional.pad(torch.ones(1, 1, 40, 32), (16, 16, 24, 0))
+    red, green = (torch.tensor(colour).view(1, 3, 1, 1) for colour in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]))
+    portrait = torch.where(mask > 0, red, green)
+    layers = separate(portrait, mask)
+    assert torch.allclose(layers.head, red.expand_as(portrait), atol=1e-5)
+    assert torch.allclose(layers.behind, green.expand_as(portrait), atol=1e-5)
+    assert float(layers.clear[0, 0, 4, 4]) == pytest.approx(1)
+    assert float((layers.clear * mask).max()) < 0.05
+    for empty in (torch.zeros_like(mask), torch.ones_like(mask)):
+        parts = separate(portrait, empty)
+        assert torch.allclose(parts.clear, 1 - empty, atol=1e-6)
+        assert torch.allclose(parts.behind if empty.max() == 0 else parts.head, portrait, atol=1e-5)
+
+
+def test_the_background_stands_still_and_the_head_does_not_stay_in_it() -> None:
+    """Where the volume is empty, every camera sees the background layer, whatever the head looks like."""
+    network = tiny_volume()
+    head, others = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    mask = MASK.unsqueeze(0)
+    known = network.encode(torch.where(mask > 0, head, others), mask, LABELS[:1])
+    stranger = network.encode(torch.where(mask > 0, head.flip(2), others), mask, LABELS[:1])
+    assert torch.equal(known.still, stranger.still)
+    assert torch.equal(known.background, stranger.background)
+    assert not torch.equal(known.appearance, stranger.appearance)
 
 
 def test_a_reference_without_camera_is_taken_as_frontal() -> None:
     network = tiny_volume()
     reference = torch.rand(3, 64, 64)
     unknown, frontal, turned = (
-        see(network, reference, LABELS, own).images
+        see(network, reference, MASK, LABELS, own).images
         for own in (None, default_reference_label(), label(0.5, 0.0))
     )
     assert torch.equal(unknown, frontal)
@@ -126,9 +157,11 @@ def test_a_reference_without_camera_is_taken_as_frontal() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     network = tiny_volume()
     with pytest.raises(ValueError, match=r"labels \[B, V, 25\], got \[3, 25\]"):
-        network(torch.rand(1, 3, 64, 64), LABELS[:3])
+        network(torch.rand(1, 3, 64, 64), MASK[None], LABELS[:3])
     with pytest.raises(ValueError, match="S a multiple of 8"):
-        network(torch.rand(1, 3, 64, 60), LABELS[None])
+        network(torch.rand(1, 3, 64, 60), MASK[None], LABELS[None])
+    with pytest.raises(ValueError, match=r"masks \[B, 1, S, S\]"):
+        network(torch.rand(1, 3, 64, 64), MASK[None, :, :32], LABELS[None])
     with pytest.raises(ValueError, match="volume_side 10 of 4"):
         tiny_volume(volume_side=10)
 
@@ -148,7 +181,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     for parameter in made.parameters():
         parameter.data = parameter.half().float()
     reference = torch.rand(3, 64, 64)
-    assert torch.equal(see(loaded, reference, LABELS).images, see(made, reference, LABELS).images)
+    assert torch.equal(see(loaded, reference, MASK, LABELS).images, see(made, reference, MASK, LABELS).images)
     assert volume_digest(folder) == volume_digest(folder)
     assert volume_digest(folder) != volume_digest(write_tiny_volume(tmp_path / "other", seed=1))
 
