@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from dp3d_cli.core.proxies.images import (
     map_files,
     read_proxy_images,
 )
-from dp3d_cli.core.proxies.placement import Box
+from dp3d_cli.core.proxies.placement import Box, Placement, place_portrait
 from dp3d_cli.core.proxies.portrait import portrait_proxies
 from dp3d_cli.core.proxies.segmentation import Method, segment_head
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
@@ -223,13 +223,7 @@ def template_proxies(
     made = portrait_proxies(
         portrait.image, portrait.area, labels, size=size, seed=seed, camera=portrait.camera
     )
-    facts = portrait.facts(made.foreground, made.reference_camera) | {
-        "placement": {
-            "scale": round(made.placement.scale, 5),
-            "shift_u": round(made.placement.shift_u, 5),
-            "shift_v": round(made.placement.shift_v, 5),
-        }
-    }
+    facts = portrait.facts(made.foreground, made.reference_camera, made.placement)
     return ProxyPictures(made.images, made.confidences, made.coverages, facts, _warnings(made.foreground))
 
 
@@ -239,7 +233,7 @@ def volume_proxies(
     """Proxies of an aligned portrait by the volume proxy.
 
     The face box and the camera come from the portrait's JSON; without one the face is looked for and the
-    camera taken as frontal. The portrait is taken to fill its frame.
+    camera taken as frontal, and the portrait is placed by its face box.
 
     Args:
         reference: the portrait, square.
@@ -253,21 +247,25 @@ def volume_proxies(
     """
     import torch
 
+    from dp3d_cli.core.proxies.canvas import canvas_side, lay_out, within_frame
     from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
     from dp3d_cli.core.proxies.volume import see
 
     own_size = int(network.config.size)
     portrait = _Portrait.read(reference)
     found = segment_head(portrait.image, portrait.area, seed=seed)
-    camera = portrait.camera or Camera.from_label(default_reference_label().numpy())
-    image, mask = (
-        resize(portrait.image, own_size),
-        resize((found.mask * 255).round().astype(np.uint8), own_size),
-    )
+    camera, placement = portrait.camera, Placement()
+    if camera is None:
+        camera = Camera.from_label(default_reference_label().numpy())
+        placement = place_portrait(portrait.area, *portrait.image.shape[1::-1])
+    colours = torch.from_numpy(np.ascontiguousarray(portrait.image.transpose(2, 0, 1))).float() / 255
+    layers = torch.cat([colours, torch.from_numpy(found.mask).unsqueeze(0)]).unsqueeze(0)
+    canvas, _ = lay_out(layers, [placement], canvas_side(own_size))
+    framed = within_frame(canvas, own_size)[0].clamp(0, 1)
     made = see(
         network,
-        torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255,
-        torch.from_numpy(mask).float().unsqueeze(0) / 255,
+        framed[:3],
+        framed[3:],
         torch.from_numpy(np.array(labels, np.float32)),
         torch.from_numpy(np.array(camera.label, np.float32)),
     )
@@ -275,7 +273,7 @@ def volume_proxies(
         np.stack([resize(grey[..., 0], size) for grey in to_uint8(maps)])
         for maps in (made.confidence, made.coverage)
     )
-    facts = portrait.facts(found.method, camera) | {"network_size": own_size}
+    facts = portrait.facts(found.method, camera, placement) | {"network_size": own_size}
     pictures = np.stack([resize(picture, size) for picture in to_uint8(made.images)])
     return ProxyPictures(pictures, confidences, coverages, facts, _warnings(found.method))
 
@@ -358,13 +356,14 @@ class _Portrait:
             return cls(reference.name, image, _detect(image, reference), "detected", camera)
         return cls(reference.name, image, box, "alignment", camera)
 
-    def facts(self, foreground: Method, camera: Camera) -> dict[str, Json]:
-        """For proxy.json: `foreground` as segmented, `camera` as taken."""
+    def facts(self, foreground: Method, camera: Camera, placement: Placement) -> dict[str, Json]:
+        """For proxy.json: `foreground` as segmented, `camera` and `placement` as taken."""
         return {
             "reference": self.name,
             "box": [round(number, 2) for number in self.box.as_list()],
             "box_from": self.box_from,
             "foreground": foreground,
+            "placement": {name: round(value, 5) for name, value in asdict(placement).items()},
             "reference_camera": {
                 "known": self.camera is not None,
                 "label": [round(float(number), 7) for number in camera.label],

@@ -44,6 +44,17 @@ def lay_out(layers: Tensor, places: Sequence[Placement], side: int) -> tuple[Ten
     return torch.cat(canvases), torch.cat(valids)
 
 
+def canvas_side(size: int) -> int:
+    """Side of the canvas around a frame of `size` pixels, even."""
+    return 2 * round(size * (1 + 2 * MARGIN) / 2)
+
+
+def within_frame(canvas: Tensor, size: int) -> Tensor:
+    """The frame's `size` x `size` pixels of a canvas [B, C, side, side]."""
+    start = (canvas.shape[-1] - size) // 2
+    return canvas[..., start : start + size, start : start + size]
+
+
 def continue_mask(mask: Tensor, valid: Tensor, box: Tensor) -> Tensor:
     """Let what the border cuts go on: a dome above the head, the torso downward, hair a little sideways."""
     side = mask.shape[-1]
