@@ -30,7 +30,7 @@ from dp3d_cli.training.start import copy_backbone
 Pictures = NDArray[np.uint8]
 Switch = Literal["reference", "copied", "camera", "hint", "noise"]
 
-WITHOUT_PROXY: Mapping[str, Any] = {"refine_proxy": False, "proxy_detail": 0.0, "proxy_elsewhere": 0.0}
+WITHOUT_PROXY: Mapping[str, Any] = {"refine_proxy": False, "proxy_detail": 0.0}
 """Sampler arguments under which the proxy is a start and a condition only, and no part of the view."""
 
 
@@ -161,7 +161,7 @@ def variants(
         base = known[name]
         made.append(base)
         if name == "default":
-            alone = {"proxy_detail": 0.0, "proxy_elsewhere": 0.0}
+            alone = {"proxy_detail": 0.0}
             made.append(Variant("default/alone", "the networks' view, nothing of the proxy mixed in", alone))
             made += [
                 Variant(

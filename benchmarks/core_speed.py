@@ -275,7 +275,7 @@ def attention_cache(pipeline: DiffPortraitPipeline, **ranges: int) -> Callable[[
 
 
 BASE = {"num_inference_steps": 50, "guidance_scale": GUIDANCE, "noise_strength": 1.0, "refine_proxy": False}
-BASE |= {"proxy_detail": 0.0, "proxy_elsewhere": 0.0, "eta": 0.0, "view_group": ViewGroup(8)}
+BASE |= {"proxy_detail": 0.0, "eta": 0.0, "view_group": ViewGroup(8)}
 
 
 def option_rows() -> dict[str, dict[str, Any]]:

@@ -247,7 +247,7 @@ def volume_proxies(
     """
     import torch
 
-    from dp3d_cli.core.proxies.canvas import canvas_side, lay_out, within_frame
+    from dp3d_cli.core.proxies.canvas import canvas_side, lay_out, mirror_outward, within_frame
     from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
     from dp3d_cli.core.proxies.volume import see
 
@@ -260,7 +260,7 @@ def volume_proxies(
         placement = place_portrait(portrait.area, *portrait.image.shape[1::-1])
     colours = torch.from_numpy(np.ascontiguousarray(portrait.image.transpose(2, 0, 1))).float() / 255
     layers = torch.cat([colours, torch.from_numpy(found.mask).unsqueeze(0)]).unsqueeze(0)
-    canvas, _ = lay_out(layers, [placement], canvas_side(own_size))
+    canvas = mirror_outward(*lay_out(layers, [placement], canvas_side(own_size)))
     framed = within_frame(canvas, own_size)[0].clamp(0, 1)
     made = see(
         network,

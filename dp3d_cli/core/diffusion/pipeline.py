@@ -36,6 +36,7 @@ from dp3d_cli.core.diffusion.sampler import (
 )
 from dp3d_cli.core.diffusion.view_unet import MidViewAttention, ViewUNet
 from dp3d_cli.core.presets import ExecutionSettings, Preset, load_preset
+from dp3d_cli.core.proxies.background import blur
 from dp3d_cli.core.weights.registry import resolve
 
 Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
@@ -43,6 +44,9 @@ Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
 
 HINT_SLICE = 8
 """Camera conditions encoded at once: the first layers of their encoder work at full image resolution."""
+
+DETAIL_SIGMA = 1 / 128
+"""Scale below which structure counts as fine detail [sides of the picture]."""
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -244,7 +248,6 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         noise_strength: float | None = None,
         refine_proxy: bool | None = None,
         proxy_detail: float | None = None,
-        proxy_elsewhere: float | None = None,
         seed: int | None = None,
         subject_id: str = "",
         view_names: Sequence[str] | None = None,
@@ -276,9 +279,8 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
                 it.
             refine_proxy: first replace the proxy by the network's estimate of the clean views at the noisiest
                 timestep.
-            proxy_detail: in [0, 1]: share of the proxy itself in the views where it is trusted. 1 shows what
-                the portrait showed as sharply as the proxy does, and the networks' answer elsewhere.
-            proxy_elsewhere: in [0, 1]: the same share where the proxy is not trusted at all.
+            proxy_detail: in [0, 1]: share of the proxy's fine detail that replaces the networks' where the
+                proxy is trusted. See `with_detail`.
             seed: base seed; each view derives its own from seed, `subject_id` and its name.
             subject_id: id of the portrait.
             view_names: V names; default "000", "001", ....
@@ -304,7 +306,6 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         noise_strength = _given(noise_strength, sampler.noise_strength)
         refine_proxy = _given(refine_proxy, sampler.refine_proxy)
         proxy_detail = _given(proxy_detail, sampler.proxy_detail)
-        proxy_elsewhere = _given(proxy_elsewhere, sampler.proxy_elsewhere)
         seed = _given(seed, self.preset.seed)
         group = sampler.view_group
         view_group = _given(view_group, ViewGroup(group.size, group.kind, group.overlap))
@@ -319,10 +320,9 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         proxy_images = None if proxies is None else to_image_tensor(proxies, device)
         views = cameras.shape[0]
         self._check_sizes(reference_images, cameras, proxy_images)
-        if proxy_images is None and (noise_strength < 1 or refine_proxy or proxy_detail or proxy_elsewhere):
+        if proxy_images is None and (noise_strength < 1 or refine_proxy or proxy_detail):
             raise ValueError(
-                "noise_strength < 1, refine_proxy, proxy_detail and proxy_elsewhere start from proxies: "
-                "none were given"
+                "noise_strength < 1, refine_proxy and proxy_detail start from proxies: none were given"
             )
         names = [f"{view:03d}" for view in range(views)] if view_names is None else list(view_names)
         if generators is None:
@@ -372,10 +372,9 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             callback=callback,
         )
         images = decode_latents(self.vae, latents)
-        if proxy_images is not None:
-            trust = 1.0 if confidences is None else confidences.to(images)
-            share = proxy_elsewhere + (proxy_detail - proxy_elsewhere) * trust
-            images = images + share * (proxy_images - images)
+        if proxy_images is not None and proxy_detail:
+            trust = torch.ones_like(images[:, :1]) if confidences is None else confidences.to(images)
+            images = with_detail(images, proxy_images, proxy_detail * trust)
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
 
     def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:
@@ -441,6 +440,21 @@ _Value = TypeVar("_Value")
 
 def _given(value: _Value | None, otherwise: _Value) -> _Value:
     return otherwise if value is None else value
+
+
+def with_detail(images: Tensor, proxies: Tensor, share: Tensor) -> Tensor:
+    """Views with the proxies' fine detail: what the codec loses, and a mean over what is unsure blurs away.
+
+    Fine is what a Gaussian of 1/128 of the picture's side takes away. Everything coarser stays the views',
+    so that neither colours nor shapes of the proxies come back.
+
+    Args:
+        images: [V, 3, H, W] the views.
+        proxies: [V, 3, H, W].
+        share: [V, 1, H, W] in [0, 1]; 1 replaces the views' detail by the proxies'.
+    """
+    missing = proxies - images
+    return images + share * (missing - blur(missing, DETAIL_SIGMA * images.shape[-1]))
 
 
 def explicit_hint(proxy_latents: Tensor, confidences: Tensor | None, coverages: Tensor | None) -> Tensor:

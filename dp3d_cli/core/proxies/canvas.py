@@ -101,9 +101,7 @@ def continue_colours(texture: Tensor, sure: Tensor, valid: Tensor, box: Tensor) 
     beyond_v, _ = _distance_beyond(valid.amax(3, keepdim=True), 2, pixel)
     beyond = (beyond_u**2 + beyond_v**2).sqrt()
     detail = texture - blur(texture, _DETAIL_SIGMA * side)
-    mirrored = _mirror_outward(
-        _mirror_outward(detail, valid.amax(2, keepdim=True), 3), valid.amax(3, keepdim=True), 2
-    )
+    mirrored = mirror_outward(detail, valid)
     continued = torch.lerp(texture, smooth, ramp(beyond, 0.0, 0.04)) + mirrored * (
         1 - ramp(beyond, 0.05, 0.15)
     )
@@ -114,6 +112,12 @@ def fill_or_mean(colours: Tensor, known: Tensor, anything: Tensor) -> Tensor:
     """`fill_smoothly`, or the colours of `anything` where hardly anything is known."""
     trust = (known.mean((1, 2, 3), keepdim=True) / 0.005).clamp(0, 1)
     return torch.lerp(fill_smoothly(colours, anything), fill_smoothly(colours, known), trust)
+
+
+def mirror_outward(layers: Tensor, valid: Tensor) -> Tensor:
+    """Continue layers [B, C, H, W] by their mirror images beyond the rectangle of ones of `valid`."""
+    across = _mirror_outward(layers, valid.amax(2, keepdim=True), 3)
+    return _mirror_outward(across, valid.amax(3, keepdim=True), 2)
 
 
 def _mirror_outward(image: Tensor, valid: Tensor, dim: int) -> Tensor:
