@@ -50,7 +50,11 @@ _Images = Annotated[
 ]
 
 _Backend = Annotated[
-    Backend, typer.Option(help="A head template without weights, or the trained network of --weights.")
+    Backend | None,
+    typer.Option(
+        show_default="volume",
+        help="The trained network of --weights, or a head template that needs none.",
+    ),
 ]
 _Weights = Annotated[
     str,
@@ -67,7 +71,7 @@ def proxy(
     num_views: _NumViews = None,
     size: _Size = 256,
     images: _Images = None,
-    backend: _Backend = Backend.template,
+    backend: _Backend = None,
     weights: _Weights = "nano",
     references: ReferencesOption = References.each,
     seed: Seed = 0,
@@ -83,11 +87,11 @@ def proxy(
 
     if size % 2:
         raise UsageError(f"--size {size}: must be even.")
-    if images is not None and backend is Backend.volume:
-        raise UsageError("--images takes proxies as they are, --backend volume makes them: give one of both.")
+    if images is not None and backend is not None:
+        raise UsageError("--images takes proxies as they are, --backend makes them: give one of both.")
     folder_cameras = Path(cameras) / "cameras.json"
     trajectory = load_trajectory(str(folder_cameras) if folder_cameras.is_file() else cameras, num_views)
-    volume = weights if backend is Backend.volume else None
+    volume = None if images is not None or backend is Backend.template else weights
     stage = ProxyStage(trajectory, size, seed, images, volume)
     items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, group=references.group)
     execute(stage, stage.items_of(items), output, flags)

@@ -146,7 +146,7 @@ def test_the_stages_one_by_one_make_the_same_files(
     commands: Sequence[Sequence[object]] = [
         ["align", two_photos, "-o", "aligned"],
         ["render-cams", "gen-videos", "--num-views", 2, "-o", "cameras"],
-        ["proxy", "aligned", "--cameras", "cameras/gen-videos", "-o", "proxy"],
+        ["proxy", "aligned", "--cameras", "cameras/gen-videos", "-o", "proxy", "--weights", tiny_weights],
         ["synthesize", "aligned", "--cameras", "cameras", "--proxies", "proxy", *settings(tiny_weights)],
         ["video", "views", "--references", "aligned", "--proxy", "proxy"],
     ]

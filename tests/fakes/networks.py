@@ -10,6 +10,7 @@ import torch
 from dp3d_cli.core.diffusion.configs import TrunkSizes, nano
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.weights.manifest import write_manifest
+from tests.fakes.volume import write_tiny_volume
 
 
 def write_tiny_weights(folder: Path) -> Path:
@@ -31,5 +32,6 @@ def write_tiny_weights(folder: Path) -> Path:
             if not parameter.any():  # what starts at zero would hide whether its branch runs
                 torch.nn.init.normal_(parameter, std=0.05)
     pipeline.save_pretrained(folder)
+    write_tiny_volume(folder)
     write_manifest(folder)
     return folder

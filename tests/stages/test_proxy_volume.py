@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dp3d_cli.core.cameras.trajectories import gen_videos
 from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.images import read_image, write_png
 from dp3d_cli.core.presets import load_preset
+from dp3d_cli.core.weights.manifest import write_manifest
 from dp3d_cli.stages.engine.stage import Item
 from dp3d_cli.stages.proxy import ProxyStage, load_network, volume_proxies
 from dp3d_cli.stages.synthesize import SynthesizeStage
@@ -67,10 +69,15 @@ def test_the_camera_of_the_alignment_and_the_size_count(tmp_path: Path, weights:
 def test_synthesize_counts_the_network_among_its_weights(tmp_path: Path, tiny_weights: Path) -> None:
     trajectory = gen_videos(2)
     targets = Targets("t", trajectory.cameras, np.zeros((2, 256, 256, 3), np.uint8), closed=False)
-    preset = load_preset("nano", [f"weights={tiny_weights}", "proxy.backend=volume"])
+    preset = load_preset("nano", [f"weights={tiny_weights}"])
+    assert set(SynthesizeStage(preset, targets).weights) == {str(tiny_weights), f"{tiny_weights}/proxy"}
+    assert len(SynthesizeStage(preset, targets, tmp_path / "proxy").weights) == 1  # made elsewhere
+    shutil.copytree(tiny_weights, tmp_path / "without")
+    shutil.rmtree(tmp_path / "without" / "proxy")
+    write_manifest(tmp_path / "without")
+    preset = load_preset("nano", [f"weights={tmp_path / 'without'}"])
     with pytest.raises(WeightsError, match="no volume proxy"):
         _ = SynthesizeStage(preset, targets).weights
-    assert len(SynthesizeStage(preset, targets, tmp_path / "proxy").weights) == 1  # made elsewhere
 
 
 def test_dp3d_proxy_end_to_end(tmp_path: Path, weights: str) -> None:

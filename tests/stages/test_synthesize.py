@@ -84,7 +84,7 @@ def test_proxies_from_files_and_proxies_made_here_are_the_same(
 ) -> None:
     item = subject(aligned, "a")
     assert targets.trajectory is not None
-    proxy = ProxyStage(targets.trajectory, preset.size)
+    proxy = ProxyStage(targets.trajectory, preset.size, volume=preset.weights)
     run_stage(proxy, proxy.items_of([item]), tmp_path / "proxy", RunOptions(), Recorder())
     run(SynthesizeStage(preset, targets), [item], tmp_path / "here")
     run(SynthesizeStage(preset, targets, tmp_path / "proxy"), [item], tmp_path / "files")
