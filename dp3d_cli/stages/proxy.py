@@ -31,7 +31,7 @@ from dp3d_cli.core.proxies.images import (
     map_files,
     read_proxy_images,
 )
-from dp3d_cli.core.proxies.placement import Box, Placement, place_portrait
+from dp3d_cli.core.proxies.placement import Box, Placement
 from dp3d_cli.core.proxies.portrait import portrait_proxies
 from dp3d_cli.core.proxies.segmentation import Method, segment_head
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
@@ -233,7 +233,8 @@ def volume_proxies(
     """Proxies of an aligned portrait by the volume proxy.
 
     The face box and the camera come from the portrait's JSON; without one the face is looked for and the
-    camera taken as frontal, and the portrait is placed by its face box.
+    camera taken as frontal. The portrait is taken to fill its frame: a box says less about where it lies than
+    the alignment did.
 
     Args:
         reference: the portrait, square.
@@ -247,25 +248,19 @@ def volume_proxies(
     """
     import torch
 
-    from dp3d_cli.core.proxies.canvas import canvas_side, lay_out, mirror_outward, within_frame
     from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
     from dp3d_cli.core.proxies.volume import see
 
     own_size = int(network.config.size)
     portrait = _Portrait.read(reference)
     found = segment_head(portrait.image, portrait.area, seed=seed)
-    camera, placement = portrait.camera, Placement()
-    if camera is None:
-        camera = Camera.from_label(default_reference_label().numpy())
-        placement = place_portrait(portrait.area, *portrait.image.shape[1::-1])
-    colours = torch.from_numpy(np.ascontiguousarray(portrait.image.transpose(2, 0, 1))).float() / 255
-    layers = torch.cat([colours, torch.from_numpy(found.mask).unsqueeze(0)]).unsqueeze(0)
-    canvas = mirror_outward(*lay_out(layers, [placement], canvas_side(own_size)))
-    framed = within_frame(canvas, own_size)[0].clamp(0, 1)
+    camera = portrait.camera or Camera.from_label(default_reference_label().numpy())
+    image = resize(portrait.image, own_size)
+    mask = resize((found.mask * 255).round().astype(np.uint8), own_size)
     made = see(
         network,
-        framed[:3],
-        framed[3:],
+        torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255,
+        torch.from_numpy(mask).float().unsqueeze(0) / 255,
         torch.from_numpy(np.array(labels, np.float32)),
         torch.from_numpy(np.array(camera.label, np.float32)),
     )
@@ -273,7 +268,7 @@ def volume_proxies(
         np.stack([resize(grey[..., 0], size) for grey in to_uint8(maps)])
         for maps in (made.confidence, made.coverage)
     )
-    facts = portrait.facts(found.method, camera, placement) | {"network_size": own_size}
+    facts = portrait.facts(found.method, camera, Placement()) | {"network_size": own_size}
     pictures = np.stack([resize(picture, size) for picture in to_uint8(made.images)])
     return ProxyPictures(pictures, confidences, coverages, facts, _warnings(found.method))
 

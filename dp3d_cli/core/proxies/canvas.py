@@ -44,17 +44,6 @@ def lay_out(layers: Tensor, places: Sequence[Placement], side: int) -> tuple[Ten
     return torch.cat(canvases), torch.cat(valids)
 
 
-def canvas_side(size: int) -> int:
-    """Side of the canvas around a frame of `size` pixels, even."""
-    return 2 * round(size * (1 + 2 * MARGIN) / 2)
-
-
-def within_frame(canvas: Tensor, size: int) -> Tensor:
-    """The frame's `size` x `size` pixels of a canvas [B, C, side, side]."""
-    start = (canvas.shape[-1] - size) // 2
-    return canvas[..., start : start + size, start : start + size]
-
-
 def continue_mask(mask: Tensor, valid: Tensor, box: Tensor) -> Tensor:
     """Let what the border cuts go on: a dome above the head, the torso downward, hair a little sideways."""
     side = mask.shape[-1]
@@ -101,7 +90,9 @@ def continue_colours(texture: Tensor, sure: Tensor, valid: Tensor, box: Tensor) 
     beyond_v, _ = _distance_beyond(valid.amax(3, keepdim=True), 2, pixel)
     beyond = (beyond_u**2 + beyond_v**2).sqrt()
     detail = texture - blur(texture, _DETAIL_SIGMA * side)
-    mirrored = mirror_outward(detail, valid)
+    mirrored = _mirror_outward(
+        _mirror_outward(detail, valid.amax(2, keepdim=True), 3), valid.amax(3, keepdim=True), 2
+    )
     continued = torch.lerp(texture, smooth, ramp(beyond, 0.0, 0.04)) + mirrored * (
         1 - ramp(beyond, 0.05, 0.15)
     )
@@ -112,12 +103,6 @@ def fill_or_mean(colours: Tensor, known: Tensor, anything: Tensor) -> Tensor:
     """`fill_smoothly`, or the colours of `anything` where hardly anything is known."""
     trust = (known.mean((1, 2, 3), keepdim=True) / 0.005).clamp(0, 1)
     return torch.lerp(fill_smoothly(colours, anything), fill_smoothly(colours, known), trust)
-
-
-def mirror_outward(layers: Tensor, valid: Tensor) -> Tensor:
-    """Continue layers [B, C, H, W] by their mirror images beyond the rectangle of ones of `valid`."""
-    across = _mirror_outward(layers, valid.amax(2, keepdim=True), 3)
-    return _mirror_outward(across, valid.amax(3, keepdim=True), 2)
 
 
 def _mirror_outward(image: Tensor, valid: Tensor, dim: int) -> Tensor:

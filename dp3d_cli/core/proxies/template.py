@@ -26,15 +26,7 @@ from torch.nn import functional
 
 from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.proxies.background import blur, fill_smoothly
-from dp3d_cli.core.proxies.canvas import (
-    canvas_side,
-    continue_colours,
-    continue_mask,
-    fill_or_mean,
-    lay_out,
-    ramp,
-    within_frame,
-)
+from dp3d_cli.core.proxies.canvas import continue_colours, continue_mask, fill_or_mean, lay_out, ramp
 from dp3d_cli.core.proxies.geometry import MARGIN, pivot_depth, surfaces
 from dp3d_cli.core.proxies.marching import Scene, first_hits, sample
 from dp3d_cli.core.proxies.placement import Box, Placement, check_box, place_portrait
@@ -189,7 +181,7 @@ def prepare_known(
         dtype=torch.float32, device=device,
     )  # fmt: skip
 
-    side = canvas_side(size)
+    side = 2 * round(size * (1 + 2 * MARGIN) / 2)
     layers = torch.cat([image, mask] if background is None else [image, mask, background], 1).float()
     canvas, valid = lay_out(layers, places, side)
     colours = canvas[:, :3].clamp(0, 1)
@@ -211,6 +203,9 @@ def prepare_known(
     if background is not None:
         clear = valid
         behind = fill_smoothly(canvas[:, 4:], valid)
+    start = (side - size) // 2
+    crop = (slice(None), slice(None), slice(start, start + size), slice(start, start + size))
+
     small_mask = functional.interpolate(full_mask, scale_factor=0.5, mode="area")
     solid = surfaces(small_mask, camera, frame_boxes)
     pixel = (2 * (1 + 2 * MARGIN) / side / camera[:, 16] * pivot_depth(camera)).view(-1, 1, 1, 1)
@@ -221,8 +216,8 @@ def prepare_known(
         mask=full_mask,
         surfaces=torch.cat([solid, slope_u / pixel, slope_v / pixel], 1),
         trust=functional.interpolate(sure, scale_factor=0.5, mode="area"),
-        background=within_frame(behind, size).contiguous(),
-        background_trust=blur(within_frame(clear, size), 1.0),
+        background=behind[crop].contiguous(),
+        background_trust=blur(clear[crop], 1.0),
         camera=camera,
     )  # fmt: skip
 
