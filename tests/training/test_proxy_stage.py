@@ -12,6 +12,10 @@ import torch
 
 from dp3d_cli.core.diffusion.configs import nano
 from dp3d_cli.core.errors import UsageError
+from dp3d_cli.core.faces.face import Face, FaceBox
+from dp3d_cli.core.faces.opencv import OpenCVDetector
+from dp3d_cli.core.proxies.segmentation import segment_head
+from dp3d_cli.core.proxies.template import to_uint8
 from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
 from dp3d_cli.training.data import ProceduralSubjects, open_subjects
 from dp3d_cli.training.loop import LoopSettings, train
@@ -112,9 +116,11 @@ def test_sizes_that_make_no_network_are_refused() -> None:
 
 
 def test_the_shipped_preset_is_valid() -> None:
-    preset = load_train_preset("nano-proxy", "proxy")
-    module = ProxyStage().build(preset)
-    assert module.network.config.size == preset.size == 256
+    for name in ("nano-proxy", "nano-proxy-masks"):
+        preset = load_train_preset(name, "proxy")
+        module = ProxyStage().build(preset)
+        assert module.network.config.size == preset.size == 256
+    assert module.settings.segmented == 0.5
 
 
 def test_rendered_heads_are_read_back_as_subjects(tmp_path: Path) -> None:
@@ -149,3 +155,18 @@ def test_training_lowers_the_loss_on_two_heads(tmp_path: Path) -> None:
     assert losses[-1] < 0.6 * losses[0]
     assert stage.validate(module)["psnr"] > before["psnr"] + 2
     assert stage.grid(module).shape == (64, 64 * 9, 3)
+
+
+def test_masks_may_be_those_that_the_tool_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    subjects, box = Ellipsoids(), FaceBox(16, 16, 32, 32)
+    found = ProxySettings(subjects=1, segmented=1.0)
+    true = ProxyBatches(subjects, ProxySettings(subjects=1), 64, 0, 1, augment=False)[0]
+    without_face = ProxyBatches(subjects, found, 64, 0, 1, augment=False)[0]
+    assert torch.equal(without_face.reference_masks, true.reference_masks)
+
+    monkeypatch.setattr(OpenCVDetector, "detect", lambda self, image: [Face(box, "opencv")])
+    batch = ProxyBatches(subjects, found, 64, 0, 1, augment=False)[0]
+    assert torch.equal(batch.references, true.references)
+    expected = segment_head(to_uint8(batch.references)[0], (16, 16, 32, 32)).mask
+    np.testing.assert_array_equal(batch.reference_masks[0, 0].numpy(), expected)
+    assert not torch.equal(batch.reference_masks, true.reference_masks)

@@ -54,6 +54,8 @@ class ProxySettings:
         views: targets per head.
         small_steps: how many of the first steps use pictures of half the preset's size.
         estimated: share of portraits whose camera is taken to be the default one, as for photographs.
+        segmented: share of portraits whose mask is found as the proxy stage finds it, leaks included; the
+            others have the true one with an imperfect outline.
         augment: how portraits and views vary. What stands in front of a head belongs to the person and has to
             turn with it, so nothing is put there.
         perceptual: weight of the perceptual distance.
@@ -67,6 +69,7 @@ class ProxySettings:
     views: int = 3
     small_steps: int = 0
     estimated: float = 0.25
+    segmented: float = 0.0
     augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(occlude=0.0))
     perceptual: float = 0.2
     opacity: float = 0.2
@@ -104,7 +107,7 @@ class ProxyBatches(Dataset[ProxyBatch]):
         size: side of the pictures [px].
         seed: of everything random.
         steps: how many there are.
-        augment: vary and degrade; False shows the heads as they are, each in its turn.
+        augment: vary and degrade; False shows the heads as they are, each in its turn, but for masks.
     """
 
     def __init__(
@@ -147,11 +150,13 @@ class ProxyBatches(Dataset[ProxyBatch]):
             shown = randomise(shown, rng, self.settings.augment)
         images, labels, masks = shown.images, shown.labels, shown.mask
         own = labels[:1]
-        mask = _segmented(images[:1]) if masks is None else masks[:1]
-        if self.augment:
+        mask = None if masks is None else masks[:1]
+        if mask is None or rng.random() < self.settings.segmented:
+            mask = _segmented(images[:1], mask)
+        elif self.augment:
             mask = dented(mask, rng)
-            if rng.random() < self.settings.estimated:
-                own = default_reference_label()[None]
+        if self.augment and rng.random() < self.settings.estimated:
+            own = default_reference_label()[None]
         return ProxyBatch(
             images[:1],
             mask,
@@ -162,12 +167,15 @@ class ProxyBatches(Dataset[ProxyBatch]):
         )
 
 
-def _segmented(image: Tensor) -> Tensor:
-    """[1, 1, S, S] the mask of a portrait [1, 3, S, S] as the proxy stage finds it; all 1 without a face."""
+def _segmented(image: Tensor, otherwise: Tensor | None) -> Tensor:
+    """The mask of a portrait [1, 3, S, S] as the proxy stage finds it: [1, 1, S, S].
+
+    Where no face is found it is `otherwise`, or all 1.
+    """
     picture = to_uint8(image)[0]
     faces = OpenCVDetector().detect(picture)
     if not faces:
-        return torch.ones_like(image[:, :1])
+        return torch.ones_like(image[:, :1]) if otherwise is None else otherwise
     box = faces[0].box
     found = segment_head(picture, (box.x, box.y, box.width, box.height))
     return torch.from_numpy(found.mask)[None, None]
@@ -342,7 +350,8 @@ def _places(folder: Path) -> tuple[Path, ...]:
 
 def _held_out(module: ProxyModule) -> Iterator[tuple[ProxyBatch, Tensor]]:
     """The held-out heads one by one, and their views [V, 3, S, S]."""
-    settings = ProxySettings(subjects=1, views=4)
+    as_found = float(module.settings.segmented > 0)  # what a network has learned to live with
+    settings = ProxySettings(subjects=1, views=4, segmented=as_found)
     count = min(module.settings.held_out, len(module.held_out))
     batches = ProxyBatches(module.held_out, settings, module.size, 0, count, augment=False)
     device = module.network.device
