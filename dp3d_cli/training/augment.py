@@ -13,7 +13,7 @@ glasses, light, background) is drawn with every procedural head; here is what a 
         noise, JPEG (`degrade`)
         crop        a misplaced, mis-scaled and turned crop, as far as face detectors are off
         occlude     something in front
-        dent        an imperfect mask (`dented`, for stages that read one)
+        mask        a wrong outline, or as the tool finds it (`dented`, `segmented`), for stages that read one
 
 Every colour change is a function of a pixel's colour alone: whatever depends on the place in the picture, as
 shadows do, would have to follow the head.
@@ -36,6 +36,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dp3d_cli.core.faces.opencv import OpenCVDetector
+from dp3d_cli.core.proxies.segmentation import segment_head
 from dp3d_cli.core.proxies.template import to_uint8
 from dp3d_cli.training.data import SubjectViews, mirror_labels
 from dp3d_cli.training.textures import dead_leaves
@@ -262,6 +264,20 @@ def dented(mask: Tensor, rng: np.random.Generator) -> Tensor:
     )
     moved = (inside - outside + field + rng.normal(0, 0.008 * size)) / 2 + 0.5
     return torch.from_numpy(np.clip(moved, 0, 1).astype(np.float32))[None, None]
+
+
+def segmented(image: Tensor, otherwise: Tensor | None) -> Tensor:
+    """The mask of a portrait [1, 3, S, S] as the proxy stage finds it: [1, 1, S, S].
+
+    Where no face is found it is `otherwise`, or all 1.
+    """
+    picture = to_uint8(image)[0]
+    faces = OpenCVDetector().detect(picture)
+    if not faces:
+        return torch.ones_like(image[:, :1]) if otherwise is None else otherwise
+    box = faces[0].box
+    found = segment_head(picture, (box.x, box.y, box.width, box.height))
+    return torch.from_numpy(found.mask)[None, None]
 
 
 def soften(images: Tensor, sigma: float) -> Tensor:

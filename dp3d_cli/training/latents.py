@@ -28,13 +28,14 @@ from dp3d_cli.core.diffusion.codec import encode_images
 from dp3d_cli.core.proxies.template import default_reference_label
 from dp3d_cli.core.proxies.volume import VolumeProxy, see
 from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
-from dp3d_cli.training.augment import AugmentSettings, dented, randomise
+from dp3d_cli.training.augment import AugmentSettings, dented, randomise, segmented
 from dp3d_cli.training.cache import Shard, read_shard, shard_folders
 from dp3d_cli.training.data import SubjectViews
 
 logger = logging.getLogger(__name__)
 
 _ESTIMATED = 0.5  # share of portraits whose camera is taken to be the default one, as for photographs
+_SEGMENTED = 0.5  # share of masks as the tool finds them
 _AUGMENT = AugmentSettings(occlude=0.0)  # what stands in front of a head has to turn with it
 
 
@@ -84,7 +85,8 @@ def encode_shard(
         mask, own = shown.mask[:1], shown.labels[0]
         mirrored.append(not torch.equal(shown.labels[1:], labels))
         if augment:
-            mask = dented(mask, rng)
+            is_found = rng.random() < _SEGMENTED
+            mask = segmented(shown.images[:1], mask) if is_found else dented(mask, rng)
             if rng.random() < _ESTIMATED:
                 own = default_reference_label()
         made = see(volume, shown.images[0], mask[0], shown.labels[1:], own)

@@ -26,13 +26,11 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from dp3d_cli.core.errors import UsageError
-from dp3d_cli.core.faces.opencv import OpenCVDetector
 from dp3d_cli.core.metrics.psnr import psnr
-from dp3d_cli.core.proxies.segmentation import segment_head
 from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
 from dp3d_cli.core.proxies.volume import FOLDER, VolumeProxy, VolumeViews
 from dp3d_cli.core.weights.backbones import find_backbone
-from dp3d_cli.training.augment import AugmentSettings, dented, randomise
+from dp3d_cli.training.augment import AugmentSettings, dented, randomise, segmented
 from dp3d_cli.training.data import Subjects, open_subjects
 from dp3d_cli.training.export import tidy
 from dp3d_cli.training.preset import TrainPreset
@@ -152,7 +150,7 @@ class ProxyBatches(Dataset[ProxyBatch]):
         own = labels[:1]
         mask = None if masks is None else masks[:1]
         if mask is None or rng.random() < self.settings.segmented:
-            mask = _segmented(images[:1], mask)
+            mask = segmented(images[:1], mask)
         elif self.augment:
             mask = dented(mask, rng)
         if self.augment and rng.random() < self.settings.estimated:
@@ -165,20 +163,6 @@ class ProxyBatches(Dataset[ProxyBatch]):
             images[None, 1:],
             None if masks is None else masks[None, 1:],
         )
-
-
-def _segmented(image: Tensor, otherwise: Tensor | None) -> Tensor:
-    """The mask of a portrait [1, 3, S, S] as the proxy stage finds it: [1, 1, S, S].
-
-    Where no face is found it is `otherwise`, or all 1.
-    """
-    picture = to_uint8(image)[0]
-    faces = OpenCVDetector().detect(picture)
-    if not faces:
-        return torch.ones_like(image[:, :1]) if otherwise is None else otherwise
-    box = faces[0].box
-    found = segment_head(picture, (box.x, box.y, box.width, box.height))
-    return torch.from_numpy(found.mask)[None, None]
 
 
 class Perceptual:
