@@ -45,7 +45,7 @@ Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
 HINT_SLICE = 8
 """Camera conditions encoded at once: the first layers of their encoder work at full image resolution."""
 
-DETAIL_SIGMA = 3 / 512
+DETAIL_SIGMA = 1 / 64
 """Scale below which structure counts as fine detail [sides of the picture]."""
 
 OutputType = Literal["pil", "np", "pt"]
@@ -445,8 +445,7 @@ def _given(value: _Value | None, otherwise: _Value) -> _Value:
 def with_detail(images: Tensor, proxies: Tensor, share: Tensor) -> Tensor:
     """Views with the proxies' fine detail: what the codec loses, and a mean over what is unsure blurs away.
 
-    Fine is what a Gaussian of 3/512 of the picture's side takes away. Everything coarser stays the views',
-    so that neither colours nor shapes of the proxies come back.
+    Fine is what a Gaussian of 1/64 of the picture's side takes away. Colours and large shapes stay the views'.
 
     Args:
         images: [V, 3, H, W] the views.
