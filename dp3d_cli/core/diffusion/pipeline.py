@@ -445,7 +445,7 @@ def _given(value: _Value | None, otherwise: _Value) -> _Value:
 def with_detail(images: Tensor, proxies: Tensor, share: Tensor) -> Tensor:
     """Views with the proxies' fine detail: what the codec loses, and a mean over what is unsure blurs away.
 
-    Fine is what a Gaussian of 1/64 of the picture's side takes away. Colours and large shapes stay the views'.
+    Fine is what a Gaussian of 1/64 of the side takes away. Colours and large shapes stay the views' own.
 
     Args:
         images: [V, 3, H, W] the views.
