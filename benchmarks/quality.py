@@ -258,7 +258,10 @@ def heads_part(options: argparse.Namespace) -> dict[str, Any]:
     write_heads(work, options.heads, options.views, load_preset(options.preset).size, options.jobs)
     run(options, work / "portraits", work / "run", options.views)
     blurred = write_blurred(work)
-    contents = {part: evaluate(work, part, options.metrics, blurred) for part in PARTS}
+    contents = {
+        part: evaluate(work, part, options.metrics, [] if "--pose" in PARTS[part] else blurred)
+        for part in PARTS
+    }
     numbers = {part: numbers_of(content) for part, content in contents.items()}
     if options.plots is not None:
         from quality_plots import plot_heads

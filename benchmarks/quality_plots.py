@@ -68,7 +68,9 @@ def plot_heads(parts: Mapping[str, Numbers], best_blur: Callable[[Numbers, str],
         numbers = parts[part]
         chosen = best_blur(parts["face" if part == "face" else "full"], BLUR_OF.get(metric, metric))
         named = {"proxy": "proxy", "best blur": chosen, "views": "views", "truth": "truth"}
-        values = {label: list(numbers[name].get(metric, {}).values()) for label, name in named.items()}
+        values = {
+            label: list(numbers.get(name, {}).get(metric, {}).values()) for label, name in named.items()
+        }
         shown = [label for label in named if values[label] and (label != "truth" or metric in OF_TRUTH)]
         boxes = axes.boxplot(
             [values[label] for label in shown],
