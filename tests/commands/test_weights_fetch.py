@@ -383,7 +383,11 @@ def test_an_interrupted_fetch_leaves_nothing_and_starts_anew(home: Path, server:
     server.stalled.add("/slow")
     command = [sys.executable, "-m", "dp3d_cli", "weights", "fetch", "alexnet", "--from", url]
     env = environment(DP3D_WEIGHTS=str(home / "w"), no_proxy="*")
-    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE) as process:
+    # Where the tests run in a script's background, SIGINT is ignored, and children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
+    with process:
         assert server.is_half_given.wait(60)
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
