@@ -18,9 +18,7 @@ glasses, light, background) is drawn with every procedural head; here is what a 
 Every colour change is a function of a pixel's colour alone: whatever depends on the place in the picture, as
 shadows do, would have to follow the head.
 
-`Recolouring`, `degrade` and `occlude` were `latents.Recolouring`, `cache._degrade` and `landmarks._occlude`.
-They draw the same numbers in the same order as there, so that the commands behind the embedded weights still
-make the same data. `landmarks._photograph` and `textures.recolour` stay where they are: the one is for grey
+`landmarks._photograph` and `textures.recolour` stay where they are: the one is for grey
 crops whose points are known, the other for single pictures of no subject.
 """
 
