@@ -55,7 +55,6 @@ ReferencesOption = Annotated[
         "--references", help="Each portrait is a subject, or all portraits of a folder show one subject."
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Base seed; each item derives its own from it and its id.")]
 PresetName = Annotated[
     str, typer.Option("--preset", "-p", metavar="NAME|FILE", help="Settings that belong together.")
 ]

@@ -13,7 +13,6 @@ from dp3d_cli.commands.options import (
     References,
     ReferencesOption,
     RunFlags,
-    Seed,
     Sources,
     batch_command,
 )
@@ -74,7 +73,6 @@ def proxy(
     backend: _Backend = None,
     weights: _Weights = "nano",
     references: ReferencesOption = References.each,
-    seed: Seed = 0,
     flags: RunFlags,
 ) -> None:
     """Turn aligned portraits to each target camera: blurry, but one solid in all views.
@@ -92,6 +90,6 @@ def proxy(
     folder_cameras = Path(cameras) / "cameras.json"
     trajectory = load_trajectory(str(folder_cameras) if folder_cameras.is_file() else cameras, num_views)
     volume = None if images is not None or backend is Backend.template else weights
-    stage = ProxyStage(trajectory, size, seed, images, volume)
+    stage = ProxyStage(trajectory, size, images, volume)
     items = find_items(sources, flags, suffixes=IMAGE_SUFFIXES, group=references.group)
     execute(stage, stage.items_of(items), output, flags)

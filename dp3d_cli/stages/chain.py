@@ -109,7 +109,7 @@ class Chain:
             return summaries
 
         volume = preset.weights if preset.proxy.backend == "volume" else None
-        proxy = ProxyStage(trajectory, preset.size, preset.seed, volume=volume)
+        proxy = ProxyStage(trajectory, preset.size, volume=volume)
         if not run(proxy, proxy.items_of(subjects), "proxy"):
             return summaries
         subjects = [subject for subject in subjects if subject.id in _finished(summaries[-1])]

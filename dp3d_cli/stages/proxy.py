@@ -23,7 +23,9 @@ from dp3d_cli.core.errors import InputError
 from dp3d_cli.core.faces.face import FaceBox
 from dp3d_cli.core.faces.files import read_face_box
 from dp3d_cli.core.faces.opencv import OpenCVDetector
+from dp3d_cli.core.faces.pose import portrait_camera, portrait_camera_weights
 from dp3d_cli.core.images import read_image, resize, write_png
+from dp3d_cli.core.proxies.foreground import WEIGHTS as FOREGROUND_WEIGHTS
 from dp3d_cli.core.proxies.images import (
     CONFIDENCE_FOLDER,
     COVERAGE_FOLDER,
@@ -33,13 +35,16 @@ from dp3d_cli.core.proxies.images import (
 )
 from dp3d_cli.core.proxies.placement import Box, Placement
 from dp3d_cli.core.proxies.portrait import portrait_proxies
-from dp3d_cli.core.proxies.segmentation import Method, segment_head
+from dp3d_cli.core.proxies.segmentation import segment_head
+from dp3d_cli.core.weights.manifest import sha256
 from dp3d_cli.stages.engine.stage import Item, Json, Product, StepProgress
 
 if TYPE_CHECKING:
     from dp3d_cli.core.proxies.volume import VolumeProxy
 
 FORMAT, VERSION = "dp3d-proxy", 1
+
+_MUCH_DOUBT = 0.15  # share of the picture of which the segmentation is not sure
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +73,12 @@ class ProxyStage:
     Attributes:
         trajectory: the target cameras.
         size: side of the proxies [px]; even, at least 32.
-        seed: seed of the segmentation.
         images: folder of proxies made elsewhere, one folder per id; None makes them here.
         volume: weights whose volume proxy makes them, as in a preset; None: the head template.
     """
 
     trajectory: Trajectory
     size: int = 256
-    seed: int = 0
     images: Path | None = None
     volume: str | None = None
     name: str = field(default="proxy", init=False)
@@ -88,19 +91,19 @@ class ProxyStage:
         if self.images is not None:
             return known | {"backend": "images"}
         if self.volume is not None:
-            return known | {"backend": "volume", "seed": self.seed}
-        return known | {"backend": "template", "seed": self.seed}
+            return known | {"backend": "volume"}
+        return known | {"backend": "template"}
 
     @cached_property
     def weights(self) -> Mapping[str, str]:
-        """Digest of the volume proxy; the template has no weights.
+        """Digests of the volume proxy, if it makes the proxies, and of what looks at portraits.
 
         Raises:
             WeightsError: there is no volume proxy.
         """
-        if self.images is not None or self.volume is None:
+        if self.images is not None:
             return {}
-        return volume_weights(self.volume)
+        return portrait_weights() | ({} if self.volume is None else volume_weights(self.volume))
 
     @cached_property
     def _network(self) -> VolumeProxy:
@@ -132,12 +135,10 @@ class ProxyStage:
             proxies = read_proxies(self.images, item.id, names, self.size)
         elif self.volume is not None:
             reference = choose_reference(references_of(item))
-            proxies = volume_proxies(
-                reference, self.trajectory.labels, self.size, self._network, seed=self.seed
-            )
+            proxies = volume_proxies(reference, self.trajectory.labels, self.size, self._network)
         else:
             reference = choose_reference(references_of(item))
-            proxies = template_proxies(reference, self.trajectory.labels, self.size, seed=self.seed)
+            proxies = template_proxies(reference, self.trajectory.labels, self.size)
         made = time.perf_counter()
 
         folder = draft / item.id
@@ -202,38 +203,36 @@ def choose_reference(references: Sequence[Path]) -> Path:
     return references[turns.index(min(turns))]
 
 
-def template_proxies(
-    reference: Path, labels: NDArray[np.float32], size: int, *, seed: int = 0
-) -> ProxyPictures:
+def template_proxies(reference: Path, labels: NDArray[np.float32], size: int) -> ProxyPictures:
     """Proxies of an aligned portrait by the head template.
 
-    The face box and the camera come from the portrait's JSON; without one the face is looked for and the
-    camera taken as frontal.
+    The face box and the camera come from the portrait's JSON. Without them the face is looked for, the camera
+    estimated.
 
     Args:
         reference: the portrait, square.
         labels: [V, 25] target cameras.
         size: side of the proxies [px].
-        seed: seed of the segmentation.
 
     Raises:
         InputError: the portrait cannot be read, is not square ("not-aligned") or shows no face ("no-face").
     """
     portrait = _Portrait.read(reference)
     made = portrait_proxies(
-        portrait.image, portrait.area, labels, size=size, seed=seed, camera=portrait.camera
-    )
-    facts = portrait.facts(made.foreground, made.reference_camera, made.placement)
-    return ProxyPictures(made.images, made.confidences, made.coverages, facts, _warnings(made.foreground))
+        portrait.image, portrait.area, labels, size=size,
+        camera=portrait.camera, is_exact=portrait.camera_from == "alignment",
+    )  # fmt: skip
+    facts = portrait.facts(made.doubt, made.reference_camera, made.placement)
+    return ProxyPictures(made.images, made.confidences, made.coverages, facts, _warnings(made.doubt))
 
 
 def volume_proxies(
-    reference: Path, labels: NDArray[np.float32], size: int, network: VolumeProxy, *, seed: int = 0
+    reference: Path, labels: NDArray[np.float32], size: int, network: VolumeProxy
 ) -> ProxyPictures:
     """Proxies of an aligned portrait by the volume proxy.
 
-    The face box and the camera come from the portrait's JSON; without one the face is looked for and the
-    camera taken as frontal. The portrait is taken to fill its frame: a box says less about where it lies than
+    The face box and the camera come from the portrait's JSON. Without them the face is looked for, the camera
+    estimated. The portrait is taken to fill its frame: a box says less about where it lies than
     the alignment did.
 
     Args:
@@ -241,7 +240,6 @@ def volume_proxies(
         labels: [V, 25] target cameras.
         size: side of the proxies [px]; what the network makes is resized to it.
         network: from `core.proxies.volume_weights.load_volume`.
-        seed: seed of the segmentation.
 
     Raises:
         InputError: the portrait cannot be read, is not square ("not-aligned") or shows no face ("no-face").
@@ -253,7 +251,7 @@ def volume_proxies(
 
     own_size = int(network.config.size)
     portrait = _Portrait.read(reference)
-    found = segment_head(portrait.image, portrait.area, seed=seed)
+    found = segment_head(portrait.image, portrait.area)
     camera = portrait.camera or Camera.from_label(default_reference_label().numpy())
     image = resize(portrait.image, own_size)
     mask = resize((found.mask * 255).round().astype(np.uint8), own_size)
@@ -268,9 +266,9 @@ def volume_proxies(
         np.stack([resize(grey[..., 0], size) for grey in to_uint8(maps)])
         for maps in (made.confidence, made.coverage)
     )
-    facts = portrait.facts(found.method, camera, Placement()) | {"network_size": own_size}
+    facts = portrait.facts(found.doubt, camera, Placement()) | {"network_size": own_size}
     pictures = np.stack([resize(picture, size) for picture in to_uint8(made.images)])
-    return ProxyPictures(pictures, confidences, coverages, facts, _warnings(found.method))
+    return ProxyPictures(pictures, confidences, coverages, facts, _warnings(found.doubt))
 
 
 def load_network(weights: str) -> VolumeProxy:
@@ -282,6 +280,11 @@ def load_network(weights: str) -> VolumeProxy:
     from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
 
     return load_volume(find_volume(weights))
+
+
+def portrait_weights() -> dict[str, str]:
+    """Digests of the networks that find a portrait's camera and foreground, for records."""
+    return {**portrait_camera_weights(), "foreground": sha256(FOREGROUND_WEIGHTS)}
 
 
 def volume_weights(weights: str) -> dict[str, str]:
@@ -329,6 +332,7 @@ class _Portrait:
         box: of the face.
         box_from: "alignment" or "detected".
         camera: that saw it; None: not known.
+        camera_from: "alignment", "estimated" (`portrait_camera`) or "usual" (no estimate).
     """
 
     name: str
@@ -336,6 +340,7 @@ class _Portrait:
     box: FaceBox
     box_from: str
     camera: Camera | None
+    camera_from: str
 
     @property
     def area(self) -> Box:
@@ -347,20 +352,24 @@ class _Portrait:
         """Raises what `template_proxies` says."""
         image = _read_aligned(reference)
         box, camera = _read_sidecar(reference)
+        box_from, camera_from = "alignment", "alignment"
         if box is None:
-            return cls(reference.name, image, _detect(image, reference), "detected", camera)
-        return cls(reference.name, image, box, "alignment", camera)
+            box, box_from = _detect(image, reference), "detected"
+        if camera is None:
+            camera = portrait_camera(image, box)
+            camera_from = "usual" if camera is None else "estimated"
+        return cls(reference.name, image, box, box_from, camera, camera_from)
 
-    def facts(self, foreground: Method, camera: Camera, placement: Placement) -> dict[str, Json]:
-        """For proxy.json: `foreground` as segmented, `camera` and `placement` as taken."""
+    def facts(self, doubt: float, camera: Camera, placement: Placement) -> dict[str, Json]:
+        """For proxy.json: `doubt` of the segmentation, `camera` and `placement` as taken."""
         return {
             "reference": self.name,
             "box": [round(number, 2) for number in self.box.as_list()],
             "box_from": self.box_from,
-            "foreground": foreground,
+            "outline_doubt": round(doubt, 4),
             "placement": {name: round(value, 5) for name, value in asdict(placement).items()},
             "reference_camera": {
-                "known": self.camera is not None,
+                "from": self.camera_from,
                 "label": [round(float(number), 7) for number in camera.label],
             },
         }
@@ -397,9 +406,7 @@ def _detect(image: NDArray[np.uint8], reference: Path) -> FaceBox:
     return faces[0].box
 
 
-def _warnings(foreground: Method) -> tuple[str, ...]:
-    if foreground == "prior":
-        return ("head and background have the same colours; the head's outline is an average one",)
-    if foreground == "grabcut-limited":
-        return ("the background looks like the head in places; the outline there is an average one",)
+def _warnings(doubt: float) -> tuple[str, ...]:
+    if doubt > _MUCH_DOUBT:
+        return ("head and background are hard to tell apart; look at the outline of the head",)
     return ()

@@ -29,6 +29,7 @@ from dp3d_cli.stages.proxy import (
     ProxyPictures,
     choose_reference,
     load_network,
+    portrait_weights,
     proxy_files,
     read_proxies,
     references_of,
@@ -83,7 +84,11 @@ class SynthesizeStage:
             WeightsError: not on this machine, or damaged.
         """
         weights = {self.preset.weights: digest(resolve(self.preset.weights))}
-        return weights | (volume_weights(self.preset.weights) if self._sees_volume else {})
+        if self.proxies is not None:
+            return weights
+        return (
+            weights | portrait_weights() | (volume_weights(self.preset.weights) if self._sees_volume else {})
+        )
 
     @property
     def _sees_volume(self) -> bool:
@@ -147,10 +152,9 @@ class SynthesizeStage:
         if self.proxies is not None:
             return read_proxies(self.proxies, item.id, self.targets.view_names, self.preset.size)
         reference, labels = choose_reference(references), self.targets.labels
-        size, seed = self.preset.size, self.preset.seed
         if self._sees_volume:
-            return volume_proxies(reference, labels, size, self._volume, seed=seed)
-        return template_proxies(reference, labels, size, seed=seed)
+            return volume_proxies(reference, labels, self.preset.size, self._volume)
+        return template_proxies(reference, labels, self.preset.size)
 
     def _views(
         self,

@@ -14,6 +14,7 @@ glasses, light, background) is drawn with every procedural head; here is what a 
         crop        a misplaced, mis-scaled and turned crop, as far as face detectors are off
         occlude     something in front
         mask        a wrong outline, or as the tool finds it (`dented`, `segmented`), for stages that read one
+        camera      as the tool estimates it (`estimated_camera`)
 
 Every colour change is a function of a pixel's colour alone: whatever depends on the place in the picture, as
 shadows do, would have to follow the head.
@@ -34,9 +35,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dp3d_cli.core.faces.landmarks import portrait_box
 from dp3d_cli.core.faces.opencv import OpenCVDetector
+from dp3d_cli.core.faces.pose import portrait_camera
 from dp3d_cli.core.proxies.segmentation import segment_head
-from dp3d_cli.core.proxies.template import to_uint8
+from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
 from dp3d_cli.training.data import SubjectViews, mirror_labels
 from dp3d_cli.training.textures import dead_leaves
 
@@ -276,6 +279,15 @@ def segmented(image: Tensor, otherwise: Tensor | None) -> Tensor:
     box = faces[0].box
     found = segment_head(picture, (box.x, box.y, box.width, box.height))
     return torch.from_numpy(found.mask)[None, None]
+
+
+def estimated_camera(image: Tensor) -> Tensor:
+    """[25]: the camera of a portrait [1, 3, S, S] as the tool estimates it, or the usual one."""
+    picture = to_uint8(image)[0]
+    camera = portrait_camera(picture, portrait_box(*picture.shape[:2]))
+    if camera is None:
+        return default_reference_label()
+    return torch.from_numpy(np.array(camera.label, np.float32))
 
 
 def soften(images: Tensor, sigma: float) -> Tensor:

@@ -25,17 +25,16 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from dp3d_cli.core.diffusion.codec import encode_images
-from dp3d_cli.core.proxies.template import default_reference_label
 from dp3d_cli.core.proxies.volume import VolumeProxy, see
 from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
-from dp3d_cli.training.augment import AugmentSettings, dented, randomise, segmented
+from dp3d_cli.training.augment import AugmentSettings, dented, estimated_camera, randomise, segmented
 from dp3d_cli.training.cache import Shard, read_shard, shard_folders
 from dp3d_cli.training.data import SubjectViews
 
 logger = logging.getLogger(__name__)
 
-_ESTIMATED = 0.5  # share of portraits whose camera is taken to be the default one, as for photographs
-_SEGMENTED = 0.5  # share of masks as the tool finds them
+_ESTIMATED = 0.8  # share of cameras as the tool estimates them
+_SEGMENTED = 0.8  # share of masks as the tool finds them
 _AUGMENT = AugmentSettings(occlude=0.0)  # what stands in front of a head has to turn with it
 
 
@@ -88,7 +87,7 @@ def encode_shard(
             is_found = rng.random() < _SEGMENTED
             mask = segmented(shown.images[:1], mask) if is_found else dented(mask, rng)
             if rng.random() < _ESTIMATED:
-                own = default_reference_label()
+                own = estimated_camera(shown.images[:1])
         made = see(volume, shown.images[0], mask[0], shown.labels[1:], own)
         latents = encode_images(vae, torch.cat([shown.images, made.images]) * 2 - 1).half().numpy()
         views = len(labels)

@@ -46,7 +46,7 @@ def test_the_same_files_as_the_template_with_backend_and_digest(tmp_path: Path, 
     assert facts["settings"]["backend"] == "volume"
     assert facts["weights"] == dict(stage.weights)
     assert len(facts["weights"][f"{weights}/proxy"]) == 64
-    assert facts["reference_camera"]["known"] is False
+    assert facts["reference_camera"]["from"] == "estimated"
     assert read_image(made / "000.png").shape == (64, 64, 3)
     assert stage.settings != ProxyStage(TWO, 64).settings
 
@@ -69,7 +69,8 @@ def test_synthesize_counts_the_network_among_its_weights(tmp_path: Path, tiny_we
     trajectory = gen_videos(2)
     targets = Targets("t", trajectory.cameras, np.zeros((2, 256, 256, 3), np.uint8), closed=False)
     preset = load_preset("nano", [f"weights={tiny_weights}"])
-    assert set(SynthesizeStage(preset, targets).weights) == {str(tiny_weights), f"{tiny_weights}/proxy"}
+    made_of = {str(tiny_weights), f"{tiny_weights}/proxy", "landmarks", "foreground"}
+    assert set(SynthesizeStage(preset, targets).weights) == made_of
     assert len(SynthesizeStage(preset, targets, tmp_path / "proxy").weights) == 1  # made elsewhere
     shutil.copytree(tiny_weights, tmp_path / "without")
     shutil.rmtree(tmp_path / "without" / "proxy")

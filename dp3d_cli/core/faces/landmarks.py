@@ -75,6 +75,8 @@ _CROP_PER_BOX = 1.45  # crop side over the side of a detector's box (brows to ch
 _CROP_DROP = 0.06  # how far the crop's centre lies below the box's [box sides]
 _CONFIDENT = 0.02  # expected miss [crop sides] at which the confidence is one half
 
+MIN_CONFIDENCE = 0.45
+"""Of a face's points on average, in (0, 1): with less there is no face."""
 WEIGHTS = Path(__file__).resolve().parent / "landmark_weights" / "landmarks.safetensors"
 
 

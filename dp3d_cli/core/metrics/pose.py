@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.faces.detect import Detector
 from dp3d_cli.core.faces.face import FaceBox
-from dp3d_cli.core.faces.landmarks import WEIGHTS, LandmarkNet, head_pose, portrait_box
+from dp3d_cli.core.faces.landmarks import MIN_CONFIDENCE, WEIGHTS, LandmarkNet, head_pose, portrait_box
 from dp3d_cli.core.faces.opencv import OpenCVDetector
 from dp3d_cli.core.metrics.face_models import FaceModel, load_face_detector, load_face_model
 from dp3d_cli.core.metrics.pictures import Picture, check_picture
@@ -47,8 +47,6 @@ Backend = Literal["auto", "insightface", "landmarks"]
 
 _MODEL = "1k3d68.onnx"
 _SIDE = 192  # of its input [px]
-MIN_CONFIDENCE = 0.45
-"""Of the embedded network's points on average, in (0, 1), for there to be a face."""
 _OPENGL_FROM_OPENCV = np.diag([1.0, -1.0, -1.0])
 
 

@@ -25,15 +25,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from dp3d_cli.core.cameras.camera import Camera
+from dp3d_cli.core.faces.pose import PORTRAIT_PITCH, PORTRAIT_YAW
 from dp3d_cli.core.proxies.background import blur, fill_smoothly
 from dp3d_cli.core.proxies.canvas import continue_colours, continue_mask, fill_or_mean, lay_out, ramp
 from dp3d_cli.core.proxies.geometry import MARGIN, pivot_depth, surfaces
 from dp3d_cli.core.proxies.marching import Scene, first_hits, sample
 from dp3d_cli.core.proxies.placement import Box, Placement, check_box, place_portrait
 from dp3d_cli.core.proxies.segmentation import Image, Mask, segment_head
-
-REFERENCE_YAW, REFERENCE_PITCH = 0.0, -0.08
-"""Angles at which a portrait of unknown camera is taken to be seen [radians, EG3D's signs] (ours)."""
 
 _TEXTURE_SCALE = 1.25  # texture pixels per canvas pixel: sampling between pixels costs sharpness
 _SOFT_SIGMA = 0.03  # blur of the colours on stretched parts [frames]
@@ -96,7 +94,7 @@ class ProxyViews:
 
 def default_reference_label() -> Tensor:
     """[25] label of the camera that is taken for a portrait whose own is unknown."""
-    return torch.from_numpy(np.array(Camera.look_at(REFERENCE_YAW, REFERENCE_PITCH).label, np.float32))
+    return torch.from_numpy(np.array(Camera.look_at(PORTRAIT_YAW, PORTRAIT_PITCH).label, np.float32))
 
 
 def prepare(
@@ -104,7 +102,6 @@ def prepare(
     box: Box,
     *,
     size: int = 256,
-    seed: int = 0,
     mask: Mask | None = None,
     placement: Placement | None = None,
     label: Tensor | None = None,
@@ -115,7 +112,6 @@ def prepare(
         reference: [H, W, 3] uint8 RGB, an aligned portrait.
         box: face box (x, y, width, height) in its pixels.
         size: side of the frame that the result is made for, in pixels; even, at least 32.
-        seed: seed of the segmentation.
         mask: [H, W] in [0, 1], the foreground; by default found by `segment_head`.
         placement: where the portrait lies in the frame; by default from the box.
         label: [25] reference camera; by default frontal, slightly from above.
@@ -127,7 +123,7 @@ def prepare(
         ValueError: image, box or size do not fit.
     """
     if mask is None:
-        mask = segment_head(reference, box, seed=seed).mask
+        mask = segment_head(reference, box).mask
     image = torch.from_numpy(np.ascontiguousarray(reference.transpose(2, 0, 1))).float().div_(255)
     height, width = reference.shape[:2]
     return prepare_known(

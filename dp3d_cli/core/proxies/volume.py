@@ -6,8 +6,7 @@ feature map, and a 2D network decodes that to colours (DiffPortrait3D, arXiv 231
 Sizes, the mask, what lies outside the cube and the borrowed pixels (see `VolumeProxy`) are ours: the paper
 says nothing about them.
 
-The mask decides what turns with the head and what stands still behind it. `separate` takes the portrait
-apart: colours of the head that go on beyond its outline, and a background with the head filled in.
+The mask decides what turns with the head and what stands still behind it (`layers`).
 
 The volume stands in the EG3D world of `core.cameras`; its axes are z, y, x as tensor axes 2, 3, 4.
 
@@ -18,7 +17,6 @@ Axes: B portraits, V views, C channels, R voxels along the cube, S image side, h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -27,15 +25,15 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp3d_cli.core.proxies.background import blur
-from dp3d_cli.core.proxies.canvas import fill_or_mean, ramp
+from dp3d_cli.core.proxies.blocks import PATCH, Encoder, Residual2d, groups_of
+from dp3d_cli.core.proxies.canvas import ramp
 from dp3d_cli.core.proxies.geometry import camera_rays
+from dp3d_cli.core.proxies.layers import Layers, separate
 from dp3d_cli.core.proxies.template import ProxyViews, default_reference_label
 
 FOLDER = "proxy"
 """Where the network lies within a folder of weights."""
 
-_PATCH = 4  # image pixels per feature, along one side
 _DENSITY = 60.0  # density of a voxel whose raw value is 1 above the threshold [1 / world unit]
 _THRESHOLD = 3.0  # raw values start around 0, so that an untrained volume is thin mist
 _HIDDEN = (
@@ -43,8 +41,6 @@ _HIDDEN = (
     0.02,
 )  # a point this far behind the first surface begins to be hidden; scale of the fall [world]
 _TRUST_STRETCH = (1.3, 2.8)  # target pixels per portrait pixel: confidence fades between, as the template's
-_GAP = 0.025  # ring around the foreground whose colours are mixed with it [sides]
-_GROUPS = 8
 
 NANO: dict[str, Any] = {}
 """Sizes of the embedded network: the defaults, 256 px."""
@@ -83,38 +79,6 @@ class AppearanceVolume:
     still: Tensor
     layers: Layers
     labels: Tensor
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Portraits taken apart.
-
-    Attributes:
-        head: [B, 3, S, S] the foreground, its colours continued smoothly beyond its outline.
-        behind: [B, 3, S, S] the background, filled smoothly where the head hides it.
-        clear: [B, 1, S, S] in [0, 1]: 1 where the portrait shows the background.
-    """
-
-    head: Tensor
-    behind: Tensor
-    clear: Tensor
-
-
-def separate(reference: Tensor, mask: Tensor) -> Layers:
-    """Take portraits [B, 3, S, S] in [0, 1] apart by their masks [B, 1, S, S] in [0, 1], 1 on the head.
-
-    What is near the outline belongs to neither: its colours are mixed.
-    """
-    sure = ramp(-functional.max_pool2d(-mask, 3, 1, 1), 0.6, 1.0)
-    reach = round(_GAP * mask.shape[-1])
-    rows = functional.max_pool2d(mask, (2 * reach + 1, 1), 1, (reach, 0))
-    clear = (1 - functional.max_pool2d(rows, (1, 2 * reach + 1), 1, (0, reach))).clamp(0, 1)
-    whole = torch.ones_like(mask)
-    return Layers(
-        head=fill_or_mean(reference, sure, whole),
-        behind=torch.lerp(fill_or_mean(reference, clear, whole), reference, clear),
-        clear=blur(clear, 1.0),
-    )
 
 
 @dataclass(frozen=True)
@@ -198,7 +162,7 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
             )
         lift = volume_channels[0]
         self.depth_bins = depth_bins
-        self.encoder = Encoder(encoder_channels, lift * depth_bins)
+        self.encoder = Encoder(4, encoder_channels, lift * depth_bins)
         self.position = nn.Parameter(0.1 * torch.randn(1, lift, *[volume_side // 2] * 3))
         self.volume = VolumeNetwork(volume_channels, 1 + feature_channels)
         self.background = nn.Conv2d(encoder_channels[0], feature_channels, 3, padding=1)
@@ -292,7 +256,7 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         batch, views = labels.shape[:2]
         layers = known.layers
         size = layers.head.shape[-1]
-        side = size // _PATCH
+        side = size // PATCH
         seen = self.march(known.density, known.features, labels, side)
         background = _resized(known.background.unsqueeze(1), side)
         inputs = [seen.features + (1 - seen.opacity) * background, seen.opacity]
@@ -379,36 +343,6 @@ class VolumeProxy(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers c
         return depth.unsqueeze(1) + empty
 
 
-class Encoder(nn.Module):
-    """Portrait and mask → their features and the slices of the frustum, both at a quarter of their size."""
-
-    def __init__(self, channels: tuple[int, ...], slices: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(4 * _PATCH**2, channels[0], 3, padding=1)
-        self.down = nn.ModuleList()
-        for fine, coarse in pairwise(channels):
-            self.down.append(
-                nn.Sequential(nn.Conv2d(fine, coarse, 3, stride=2, padding=1), Residual2d(coarse))
-            )
-        self.first = Residual2d(channels[0])
-        self.up = nn.ModuleList()
-        for fine, coarse in pairwise(channels):
-            self.up.append(nn.Conv2d(coarse, fine, 1))
-        self.merge = nn.ModuleList(Residual2d(fine) for fine in channels[:-1])
-        self.slices = nn.Conv2d(channels[0], slices, 1)
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, 4, S, S] in [0, 1] → [B, C0, S/4, S/4] and [B, slices, S/4, S/4]."""
-        levels = [self.first(self.stem(functional.pixel_unshuffle(image * 2 - 1, _PATCH)))]
-        for down in self.down:
-            levels.append(down(levels[-1]))
-        value = levels.pop()
-        for index in range(len(levels) - 1, -1, -1):
-            raised = functional.interpolate(self.up[index](value), scale_factor=2.0, mode="nearest")
-            value = self.merge[index](levels[index] + raised)
-        return value, self.slices(value)
-
-
 class VolumeNetwork(nn.Module):
     """3D convolutions on the lifted features: down twice, up twice, with skips."""
 
@@ -423,7 +357,7 @@ class VolumeNetwork(nn.Module):
         self.raise_coarse = nn.Conv3d(coarse, middle, 1)
         self.merge = Residual3d(middle)
         self.raise_middle = nn.Conv3d(middle, fine, 1)
-        self.norm = nn.GroupNorm(_groups(fine), fine)
+        self.norm = nn.GroupNorm(groups_of(fine), fine)
         self.last = nn.Conv3d(fine, out, 3, padding=1)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -470,27 +404,12 @@ class Decoder(nn.Module):
         return colours, torch.ones_like(colours)
 
 
-class Residual2d(nn.Module):
-    """Norm, activation, convolution, twice, added to the input."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(_groups(channels), channels)
-        self.one = nn.Conv2d(channels, channels, 3, padding=1)
-        self.two = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, value: Tensor) -> Tensor:
-        """[B, C, H, W] → the same."""
-        out: Tensor = value + self.two(functional.silu(self.one(functional.silu(self.norm(value)))))
-        return out
-
-
 class Residual3d(nn.Module):
     """The same in three dimensions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(_groups(channels), channels)
+        self.norm = nn.GroupNorm(groups_of(channels), channels)
         self.one = nn.Conv3d(channels, channels, 3, padding=1)
         self.two = nn.Conv3d(channels, channels, 3, padding=1)
 
@@ -559,7 +478,3 @@ def _resized(maps: Tensor, size: int) -> Tensor:
 
 def _doubled(volume: Tensor) -> Tensor:
     return functional.interpolate(volume, scale_factor=2.0, mode="trilinear", align_corners=False)
-
-
-def _groups(channels: int) -> int:
-    return _GROUPS if channels % _GROUPS == 0 else 1

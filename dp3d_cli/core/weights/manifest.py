@@ -14,11 +14,11 @@ _FORMAT = "dp3d-weights"
 
 
 def write_manifest(folder: Path) -> Path:
-    """Record size and sha256 of every file below `folder` in its `manifest.json`."""
+    """Record size and sha256 of every file below `folder` in its `manifest.json`, but for texts for people."""
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME and not path.name.startswith(".")
+        if path.is_file() and _counts(path)
     }
     target = folder / MANIFEST_NAME
     content = {"format": _FORMAT, "version": 1, "files": files}
@@ -71,6 +71,11 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             hasher.update(block)
     return hasher.hexdigest()
+
+
+def _counts(path: Path) -> bool:
+    """A model card may be corrected without other weights coming of it."""
+    return path.name != MANIFEST_NAME and path.suffix != ".md" and not path.name.startswith(".")
 
 
 def _files(folder: Path) -> Mapping[str, Mapping[str, str | int]]:

@@ -27,10 +27,10 @@ from torch.utils.data import Dataset
 
 from dp3d_cli.core.errors import UsageError
 from dp3d_cli.core.metrics.psnr import psnr
-from dp3d_cli.core.proxies.template import default_reference_label, to_uint8
+from dp3d_cli.core.proxies.template import to_uint8
 from dp3d_cli.core.proxies.volume import FOLDER, VolumeProxy, VolumeViews
 from dp3d_cli.core.weights.backbones import find_backbone
-from dp3d_cli.training.augment import AugmentSettings, dented, randomise, segmented
+from dp3d_cli.training.augment import AugmentSettings, dented, estimated_camera, randomise, segmented
 from dp3d_cli.training.data import Subjects, open_subjects
 from dp3d_cli.training.export import tidy
 from dp3d_cli.training.preset import TrainPreset
@@ -51,7 +51,7 @@ class ProxySettings:
         subjects: heads per step.
         views: targets per head.
         small_steps: how many of the first steps use pictures of half the preset's size.
-        estimated: share of portraits whose camera is taken to be the default one, as for photographs.
+        estimated: share of portraits whose camera is as the tool estimates it; the others have the true one.
         segmented: share of portraits whose mask is found as the proxy stage finds it, leaks included; the
             others have the true one with an imperfect outline.
         augment: how portraits and views vary. What stands in front of a head belongs to the person and has to
@@ -154,7 +154,7 @@ class ProxyBatches(Dataset[ProxyBatch]):
         elif self.augment:
             mask = dented(mask, rng)
         if self.augment and rng.random() < self.settings.estimated:
-            own = default_reference_label()[None]
+            own = estimated_camera(images[:1])[None]
         return ProxyBatch(
             images[:1],
             mask,

@@ -1,12 +1,18 @@
 import math
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from dp3d_cli.core.cameras.camera import Camera, look_at_cam2world, normalised_intrinsics
+from dp3d_cli.core.cameras.camera import RADIUS, Camera, look_at_cam2world, normalised_intrinsics
 from dp3d_cli.core.faces.alignment import STANDARD_FACE, fit_landmarks
-from dp3d_cli.core.faces.pose import camera_from_fit
+from dp3d_cli.core.faces.landmarks import FEATURE_POINTS, LandmarkNet, portrait_box
+from dp3d_cli.core.faces.pose import PORTRAIT_PITCH, PORTRAIT_YAW, camera_from_fit, portrait_camera
+from dp3d_cli.core.proxies.template import to_uint8
+from dp3d_cli.core.renderers.procedural import ProceduralHead
+from dp3d_cli.training.data import SPLITS
 
 
 def seen_from(rotation: NDArray[np.float64], unit: float = 120.0) -> NDArray[np.float64]:
@@ -54,3 +60,60 @@ def test_landmarks_that_no_camera_could_see_give_no_label() -> None:
     assert camera_from_fit(fit_landmarks(squeezed, 512, 512)) is None
     scrambled = points[[4, 1, 2, 3, 0]]
     assert camera_from_fit(fit_landmarks(scrambled, 512, 512)) is None
+
+
+def test_the_camera_of_heads_that_no_network_was_trained_on() -> None:
+    cameras = [Camera.look_at(0.0, 0.0), Camera.look_at(0.25, -0.2), Camera.look_at(-0.2, 0.1)]
+    labels = torch.from_numpy(np.stack([camera.label for camera in cameras]))
+    usual, errors = Camera.look_at(PORTRAIT_YAW, PORTRAIT_PITCH), []
+    for seed in SPLITS["test"][:3]:
+        pictures = to_uint8(ProceduralHead(seed).render(labels, 256).image)
+        for picture, camera in zip(pictures, cameras, strict=True):
+            found = portrait_camera(picture, portrait_box(256, 256))
+            assert found is not None
+            assert np.linalg.norm(found.cam2world[:3, 3]) == pytest.approx(RADIUS)
+            errors.append((found.angle_to(camera), usual.angle_to(camera)))
+    estimated, assumed = np.degrees(errors).mean(0)
+    assert estimated < 2
+    assert estimated < 0.3 * assumed
+
+
+def test_a_turned_picture_gives_a_camera_with_roll() -> None:
+    camera = Camera.look_at(0.1, -0.1)
+    rendered = ProceduralHead(SPLITS["test"][4]).render(torch.from_numpy(camera.label)[None], 256)
+    turn = cv2.getRotationMatrix2D((127.5, 127.5), -10, 1.0)  # clockwise in the picture
+    picture = cv2.warpAffine(to_uint8(rendered.image)[0], turn, (256, 256), borderMode=cv2.BORDER_REFLECT)
+    level, rolled = (
+        portrait_camera(image, portrait_box(256, 256)) for image in (to_uint8(rendered.image)[0], picture)
+    )
+    assert level is not None
+    assert rolled is not None
+    assert np.degrees(rolled.angle_to(level)) == pytest.approx(10, abs=2)
+    # The world's up, seen by the camera (OpenCV axes, y down), leans to the right.
+    up = rolled.world2cam[:3, :3] @ [0.0, 1.0, 0.0]
+    assert np.degrees(np.arctan2(up[0], -up[1])) == pytest.approx(10, abs=2)
+
+
+def test_points_that_fit_no_head_leave_the_usual_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = Camera.look_at(0.4, 0.5)
+    shape = np.array(list(FEATURE_POINTS.values()))
+    seen = shape @ camera.world2cam[:3, :3].T + camera.world2cam[:3, 3]
+    pixels = seen @ camera.pixel_intrinsics(256).T
+    points = pixels[:, :2] / pixels[:, 2:] - 0.5
+    spread = np.random.default_rng(0).normal(0, 1, points.shape)
+
+    def angles(miss_px: float) -> tuple[float, float]:
+        answer = (points + miss_px * spread, np.full(len(points), 0.8))
+        monkeypatch.setattr(LandmarkNet, "points", lambda self, image, box: answer)
+        camera = portrait_camera(np.zeros((256, 256, 3), np.uint8), portrait_box(256, 256))
+        assert camera is not None
+        return camera.yaw, camera.pitch
+
+    exact, off = angles(0.0), angles(8.0)
+    assert exact == pytest.approx((0.4, 0.5), abs=0.03)
+    assert PORTRAIT_PITCH - 0.05 < off[1] < 0.25  # pitch gives way first
+    assert off[0] > 0.15
+
+    no_face = (points, np.full(len(points), 0.2))
+    monkeypatch.setattr(LandmarkNet, "points", lambda self, image, box: no_face)
+    assert portrait_camera(np.zeros((256, 256, 3), np.uint8), portrait_box(256, 256)) is None

@@ -167,18 +167,19 @@ def test_another_output_size_shows_the_same(portrait: PreparedPortrait) -> None:
 
 def test_same_portrait_same_proxies() -> None:
     image, target = drawn_portrait(), labels((0.3, 0.0)).numpy()
-    first, second = (portrait_proxies(image, BOX, target, size=64, seed=5) for _ in range(2))
+    first, second = (portrait_proxies(image, BOX, target, size=64) for _ in range(2))
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.confidences, second.confidences)
     assert first.images.dtype == np.uint8
     assert first.images.shape == (1, 64, 64, 3)
     assert first.coverages.shape == first.confidences.shape == (1, 64, 64)
-    assert first.foreground == "grabcut"
+    assert 0 < first.doubt < 1
 
 
 def test_a_known_camera_is_where_the_portrait_is_seen_unchanged() -> None:
     camera = Camera.look_at(0.3, 0.1)
-    seen = portrait_proxies(drawn_portrait(), BOX, camera.label[None], size=SIZE, camera=camera)
+    label = camera.label[None]
+    seen = portrait_proxies(drawn_portrait(), BOX, label, size=SIZE, camera=camera, is_exact=True)
     assert seen.placement == Placement()
     want = (picture()[0].permute(1, 2, 0) * 255).numpy()
     inside = seen.confidences[0] > 250

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.cameras.trajectories import gen_videos
 from dp3d_cli.core.errors import WeightsError
+from dp3d_cli.core.proxies.layers import separate
 from dp3d_cli.core.proxies.template import default_reference_label
-from dp3d_cli.core.proxies.volume import FULL, VolumeProxy, see, separate
+from dp3d_cli.core.proxies.volume import FULL, VolumeProxy, see
 from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume, volume_digest
 from tests.fakes.volume import tiny_volume, write_tiny_volume
 

@@ -53,6 +53,14 @@ def test_the_digest_changes_with_the_content(folder: Path) -> None:
     assert total_size(folder) == 12
 
 
+def test_a_model_card_is_not_part_of_the_weights(folder: Path) -> None:
+    before = digest(folder)
+    (folder / "MODEL_CARD.md").write_text("corrected", encoding="utf-8")
+    assert problems(folder) == []
+    write_manifest(folder)
+    assert digest(folder) == before
+
+
 def test_a_truncated_or_missing_file_is_refused(folder: Path) -> None:
     path = folder / "unet" / "weights.safetensors"
     path.write_bytes(b"0123")
