@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 FORMAT, VERSION = "dp3d-proxy", 1
 
 _MUCH_DOUBT = 0.15  # share of the picture of which the segmentation is not sure
+_MUCH_TURNED = 0.35  # of a portrait [rad]
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +225,8 @@ def template_proxies(reference: Path, labels: NDArray[np.float32], size: int) ->
         camera=portrait.camera, is_exact=portrait.camera_from == "alignment",
     )  # fmt: skip
     facts = portrait.facts(made.doubt, made.reference_camera, made.placement)
-    return ProxyPictures(made.images, made.confidences, made.coverages, facts, _warnings(made.doubt))
+    warnings = _warnings(made.doubt, made.reference_camera)
+    return ProxyPictures(made.images, made.confidences, made.coverages, facts, warnings)
 
 
 def volume_proxies(
@@ -268,7 +271,7 @@ def volume_proxies(
     )
     facts = portrait.facts(found.doubt, camera, Placement()) | {"network_size": own_size}
     pictures = np.stack([resize(picture, size) for picture in to_uint8(made.images)])
-    return ProxyPictures(pictures, confidences, coverages, facts, _warnings(found.doubt))
+    return ProxyPictures(pictures, confidences, coverages, facts, _warnings(found.doubt, camera))
 
 
 def load_network(weights: str) -> VolumeProxy:
@@ -406,7 +409,11 @@ def _detect(image: NDArray[np.uint8], reference: Path) -> FaceBox:
     return faces[0].box
 
 
-def _warnings(doubt: float) -> tuple[str, ...]:
+def _warnings(doubt: float, camera: Camera) -> tuple[str, ...]:
+    sentences = []
     if doubt > _MUCH_DOUBT:
-        return ("head and background are hard to tell apart; look at the outline of the head",)
-    return ()
+        sentences.append("head and background are hard to tell apart; look at the outline of the head")
+    if abs(camera.yaw) > _MUCH_TURNED:
+        degrees = abs(math.degrees(camera.yaw))
+        sentences.append(f"the head is turned by {degrees:.0f} degrees; the side that it hides is a guess")
+    return tuple(sentences)

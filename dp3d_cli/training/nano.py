@@ -10,7 +10,8 @@ tasks share it:
 - denoising: from x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise at a uniform t.
 
 Conditions are dropped at random, for the whole step (a dropped network is not run): the reference 10 %, the
-camera 10 %, the hint's content 10 % (denoising only), reference and camera together 5 %. The error of each
+camera 10 %, the hint's content 10 % (denoising only), reference and camera together 5 %. Single views may be
+without a hint too: what they show has to come from the reference and from the other views. The error of each
 latent channel counts in proportion to the channel's standard deviation, so that it is nearer to one in
 pixels.
 
@@ -58,6 +59,7 @@ class NanoSettings:
         drop_camera: share of steps without the camera condition.
         drop_both: share of steps without either.
         drop_hint: share of the denoising steps whose hint is empty.
+        drop_view_hint: share of the views whose hint is empty, in any step.
         channel_weights: exponent of a latent channel's standard deviation in its loss weight.
     """
 
@@ -67,6 +69,7 @@ class NanoSettings:
     drop_camera: float = 0.1
     drop_both: float = 0.05
     drop_hint: float = 0.1
+    drop_view_hint: float = 0.0
     channel_weights: float = 1.0
 
 
@@ -79,6 +82,7 @@ class NanoBatch:
         images: [B * V, C, h, w] ground truth.
         proxies: [B * V, C, h, w].
         maps: [B * V, 2, h, w] in [0, 1], confidence and coverage.
+        has_hint: [B * V, 1, 1, 1], 1 or 0.
         cameras: [B * V, 3, S, S] in [-1, 1], another subject from the same cameras.
         num_views: V.
     """
@@ -87,13 +91,14 @@ class NanoBatch:
     images: Tensor
     proxies: Tensor
     maps: Tensor
+    has_hint: Tensor
     cameras: Tensor
     num_views: int
 
     @property
     def hint(self) -> Tensor:
-        """[B * V, C + 2, h, w]: proxy latents, confidence, coverage."""
-        return torch.cat([self.proxies, self.maps], 1)
+        """[B * V, C + 2, h, w]: proxy latents, confidence, coverage; zeros for views without."""
+        return torch.cat([self.proxies, self.maps], 1) * self.has_hint
 
 
 class NanoBatches(Dataset[NanoBatch]):
@@ -118,8 +123,8 @@ class NanoBatches(Dataset[NanoBatch]):
         subjects, views = self.settings.groups[step % len(self.settings.groups)]
         rows = [self._subject(views, rng) for _ in range(subjects)]
         columns = [torch.cat(column) for column in zip(*rows, strict=True)]
-        references, images, proxies, maps, cameras = columns
-        return NanoBatch(references, images, proxies, maps, cameras, views)
+        references, images, proxies, maps, has_hint, cameras = columns
+        return NanoBatch(references, images, proxies, maps, has_hint, cameras, views)
 
     def _subject(self, views: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         number, subject = self.subjects[int(rng.integers(len(self.subjects)))]
@@ -131,11 +136,13 @@ class NanoBatches(Dataset[NanoBatch]):
         cameras = Recolouring.draw(rng)(cameras) * 2 - 1
         if shard.mirrored[subject]:
             cameras = cameras.flip(-1)
+        has_hint = rng.random((views, 1, 1, 1)) >= self.settings.drop_view_hint
         return (
             torch.from_numpy(shard.references[subject][None].astype(np.float32)),
             torch.from_numpy(shard.images[subject][chosen].astype(np.float32)),
             torch.from_numpy(shard.proxies[subject][chosen].astype(np.float32)),
             torch.from_numpy(shard.maps[subject][chosen].astype(np.float32)) / 255,
+            torch.from_numpy(has_hint.astype(np.float32)),
             cameras,
         )
 
@@ -324,7 +331,8 @@ def main() -> None:
     held_out = None
     if arguments.validation:
         shards, latents = arguments.validation
-        held_out = NanoBatches(shards, latents, replace(settings, groups=((1, 8),)), seed=0, steps=16)
+        whole = replace(settings, groups=((1, 8),), drop_view_hint=0.0)
+        held_out = NanoBatches(shards, latents, whole, seed=0, steps=16)
 
     def validate(trained: NanoNetworks) -> dict[str, float]:
         assert held_out is not None

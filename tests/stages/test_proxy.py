@@ -136,6 +136,13 @@ def test_the_known_camera_is_the_reference(tmp_path: Path) -> None:
     assert difference.mean() < 5
 
 
+def test_a_portrait_that_is_turned_far_is_made_with_a_warning(tmp_path: Path) -> None:
+    made = template_proxies(aligned(tmp_path / "a.png", camera=Camera.look_at(-0.5, 0.0)), TWO.labels, 64)
+    assert any("turned by 29 degrees" in warning for warning in made.warnings)
+    made = template_proxies(aligned(tmp_path / "b.png", camera=Camera.look_at(0.2, 0.0)), TWO.labels, 64)
+    assert not any("turned" in warning for warning in made.warnings)
+
+
 def test_the_most_frontal_reference_is_chosen_if_all_cameras_are_known(tmp_path: Path) -> None:
     turned = aligned(tmp_path / "a.png", camera=Camera.look_at(0.5, 0))
     frontal = aligned(tmp_path / "b.png", camera=Camera.look_at(-0.1, 0.2))

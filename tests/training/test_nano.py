@@ -122,6 +122,18 @@ def test_batches_depend_on_seed_and_step_alone(data: tuple[Path, Path]) -> None:
     assert first[3].cameras.shape == (4, 3, 32, 32)
 
 
+def test_views_may_be_without_a_hint(data: tuple[Path, Path]) -> None:
+    settings = replace(SETTINGS, drop_view_hint=0.5)
+    batches = [NanoBatches(*data, settings, seed=0, steps=10)[step] for step in range(10)]
+    kept = torch.cat([batch.has_hint.flatten() for batch in batches])
+    assert 0.2 < float(kept.mean()) < 0.8
+    for batch in batches:
+        empty = batch.has_hint.flatten() == 0
+        assert not batch.hint[empty].any()
+        assert torch.equal(batch.hint[~empty, :-2], batch.proxies[~empty])
+    assert all(NanoBatches(*data, SETTINGS, seed=0, steps=3)[step].has_hint.all() for step in range(3))
+
+
 def test_an_untrained_mean_pass_is_the_proxy(data: tuple[Path, Path]) -> None:
     batches = NanoBatches(*data, SETTINGS, seed=0, steps=2)
     loss = NanoLoss(SETTINGS, channel_deviation(batches.latents))

@@ -17,6 +17,7 @@ from dp3d_cli.core.faces.opencv import OpenCVDetector
 from dp3d_cli.core.proxies.segmentation import segment_head
 from dp3d_cli.core.proxies.template import to_uint8
 from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
+from dp3d_cli.training.augment import AugmentSettings
 from dp3d_cli.training.data import ProceduralSubjects, open_subjects
 from dp3d_cli.training.loop import LoopSettings, train
 from dp3d_cli.training.preset import TrainPreset, load_train_preset
@@ -120,7 +121,7 @@ def test_the_shipped_preset_is_valid() -> None:
         preset = load_train_preset(name, "proxy")
         module = ProxyStage().build(preset)
         assert module.network.config.size == preset.size == 256
-    assert module.settings.segmented == 0.5
+    assert module.settings.segmented == 0.7
 
 
 def test_rendered_heads_are_read_back_as_subjects(tmp_path: Path) -> None:
@@ -155,6 +156,21 @@ def test_training_lowers_the_loss_on_two_heads(tmp_path: Path) -> None:
     assert losses[-1] < 0.6 * losses[0]
     assert stage.validate(module)["psnr"] > before["psnr"] + 2
     assert stage.grid(module).shape == (64, 64 * 9, 3)
+
+
+def test_a_turned_view_may_be_the_portrait() -> None:
+    subjects = Ellipsoids()
+    plain = AugmentSettings(mirror=0, recolour=0, tone=0, palette=0, degrade=0, crop=0, occlude=0)
+    settings = ProxySettings(subjects=1, views=2, estimated=0, augment=plain)
+    one, other = (
+        ProxyBatches(subjects, replace(settings, turned=share), 64, 0, 1)[0] for share in (0.0, 1.0)
+    )
+    assert torch.equal(other.references[0], one.images[0, -1])
+    assert torch.equal(other.images[0, -1], one.references[0])
+    assert torch.equal(other.reference_labels[0], one.labels[0, -1])
+    assert one.masks is not None
+    assert other.masks is not None
+    assert torch.equal(other.masks[0, 0], one.masks[0, 0])
 
 
 def test_masks_may_be_those_that_the_tool_finds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ _FORMAT = "dp3d-weights"
 
 
 def write_manifest(folder: Path) -> Path:
-    """Record size and sha256 of every file below `folder` in its `manifest.json`, but for texts for people."""
+    """Record size and sha256 of every file below `folder` in its `manifest.json`, except for model cards."""
     files = {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "size": path.stat().st_size}
         for path in sorted(folder.rglob("*"))

@@ -14,7 +14,7 @@ A rendered head costs as much as some steps. `dp3d_cli.training.rendered` makes 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from dp3d_cli.core.proxies.template import to_uint8
 from dp3d_cli.core.proxies.volume import FOLDER, VolumeProxy, VolumeViews
 from dp3d_cli.core.weights.backbones import find_backbone
 from dp3d_cli.training.augment import AugmentSettings, dented, estimated_camera, randomise, segmented
-from dp3d_cli.training.data import Subjects, open_subjects
+from dp3d_cli.training.data import Subjects, SubjectViews, open_subjects
 from dp3d_cli.training.export import tidy
 from dp3d_cli.training.preset import TrainPreset
 from dp3d_cli.training.settings import build
@@ -51,6 +51,7 @@ class ProxySettings:
         subjects: heads per step.
         views: targets per head.
         small_steps: how many of the first steps use pictures of half the preset's size.
+        turned: share of portraits that are any view of the head instead of a near frontal one.
         estimated: share of portraits whose camera is as the tool estimates it; the others have the true one.
         segmented: share of portraits whose mask is found as the proxy stage finds it, leaks included; the
             others have the true one with an imperfect outline.
@@ -66,6 +67,7 @@ class ProxySettings:
     subjects: int = 2
     views: int = 3
     small_steps: int = 0
+    turned: float = 0.0
     estimated: float = 0.25
     segmented: float = 0.0
     augment: AugmentSettings = field(default_factory=lambda: AugmentSettings(occlude=0.0))
@@ -145,6 +147,8 @@ class ProxyBatches(Dataset[ProxyBatch]):
     def _head(self, index: int, size: int, rng: np.random.Generator) -> ProxyBatch:
         shown = self.subjects.sample(index, 1 + self.settings.views, rng, size)
         if self.augment:
+            if rng.random() < self.settings.turned:
+                shown = _reversed(shown)
             shown = randomise(shown, rng, self.settings.augment)
         images, labels, masks = shown.images, shown.labels, shown.mask
         own = labels[:1]
@@ -163,6 +167,12 @@ class ProxyBatches(Dataset[ProxyBatch]):
             images[None, 1:],
             None if masks is None else masks[None, 1:],
         )
+
+
+def _reversed(shown: SubjectViews) -> SubjectViews:
+    """The last view first: the portrait and a target change places."""
+    mask, depth = (None if part is None else part.flip(0) for part in (shown.mask, shown.depth))
+    return replace(shown, images=shown.images.flip(0), labels=shown.labels.flip(0), mask=mask, depth=depth)
 
 
 class Perceptual:
