@@ -19,7 +19,7 @@ stage() { # name, steps, steps of decay, further options
 }
 
 stage vae 600 200
-stage backbone 500 200 --start "$work/vae" -s step.batch=8
-stage reference 300 100 --start "$work/backbone" -s step.batch=8
-stage camera 300 100 --start "$work/reference" -s step.batch=8
-stage views 200 100 --start "$work/camera" -s step.batch=8
+stage backbone 300 100 --start "$work/vae" -s step.batch=8
+stage reference 200 80 --start "$work/backbone" -s step.batch=8
+stage camera 200 80 --start "$work/reference" -s step.batch=8
+stage views 120 50 --start "$work/camera" -s step.batch=8
