@@ -26,7 +26,8 @@ $module.foreground train --preset presets/train/foreground.yaml --data "$work/he
 $module.foreground export --run "$work/foreground" \
     --output dp3d_cli/core/proxies/foreground_weights/foreground.safetensors
 
-# S: first on true masks with dented outlines, then mostly on those that the foreground network finds.
+# S: first on true masks with dented outlines, then mostly on those that the foreground network finds, last
+# with turned portraits.
 python - "$work" <<'END'
 import sys
 from pathlib import Path
@@ -42,18 +43,20 @@ one.load_state_dict({name: (value.float() + tensors[name].float()) / 2 for name,
 one.to(torch.float16).save_pretrained(work / "proxy-0/proxy", safe_serialization=True)
 END
 proxy="dp3d_cli train proxy --preset nano-proxy-masks -s data=$work/heads --device cpu"
-python -m $proxy --start "$work/proxy-0" -o "$work/proxy-1" -s segmented=0 -s loop.steps=450 \
+python -m $proxy --start "$work/proxy-0" -o "$work/proxy-1" -s segmented=0 -s turned=0 -s loop.steps=450 \
     -s loop.decay_steps=150 -s loop.validate_every=450 -s loop.seed=3
-$two $proxy --start "$work/proxy-1/export" -o "$work/proxy-2"
+$two $proxy --start "$work/proxy-1/export" -o "$work/proxy-2" -s turned=0 -s loop.steps=407 \
+    -s loop.decay_steps=0 -s loop.validate_every=407 -s loop.seed=4
+$two $proxy --start "$work/proxy-2/export" -o "$work/proxy-3"
 
 # The networks, on the proxies of S.
 $module.cache --preset presets/train/nano-data.yaml --split train --shards 0:200 --output "$work/train"
 $module.cache --preset presets/train/nano-data.yaml --split val --shards 0:6 --output "$work/val"
-encode="$module.latents --codec $codec --proxy $work/proxy-2/export"
+encode="$module.latents --codec $codec --proxy $work/proxy-3/export"
 $encode --shards "$work/train" --output "$work/latents" --seed 4
 $encode --shards "$work/val" --output "$work/val-latents" --seed 5
 networks="--codec $codec --shards $work/train --latents $work/latents --output $work/run"
 $two dp3d_cli.training.nano --preset presets/train/nano.yaml $networks --start "$earlier" \
     --validation "$work/val" "$work/val-latents"
 $module.nano --preset presets/train/nano.yaml $networks --export "$work/nano"
-cp -r "$work/proxy-2/export/proxy" "$work/nano/proxy"
+cp -r "$work/proxy-3/export/proxy" "$work/nano/proxy"

@@ -235,8 +235,8 @@ def volume_proxies(
     """Proxies of an aligned portrait by the volume proxy.
 
     The face box and the camera come from the portrait's JSON. Without them the face is looked for, the camera
-    estimated. The portrait is taken to fill its frame: a box says less about where it lies than
-    the alignment did.
+    estimated. The portrait is taken to fill its frame: a box says less about where it lies than the alignment
+    did.
 
     Args:
         reference: the portrait, square.

@@ -84,11 +84,11 @@ class SynthesizeStage:
             WeightsError: not on this machine, or damaged.
         """
         weights = {self.preset.weights: digest(resolve(self.preset.weights))}
-        if self.proxies is not None:
-            return weights
-        return (
-            weights | portrait_weights() | (volume_weights(self.preset.weights) if self._sees_volume else {})
-        )
+        if self.proxies is None:
+            weights |= portrait_weights()
+        if self._sees_volume:
+            weights |= volume_weights(self.preset.weights)
+        return weights
 
     @property
     def _sees_volume(self) -> bool:
