@@ -342,19 +342,20 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             ]
             reference_noise = draw_views(of_references, shape, device)
             proxy_noise = None if proxy_images is None else draw_views(generators, shape, device)
-        proxy_latents = None
+        encoded_proxies = None
         if proxy_images is not None:
-            proxy_latents = encode_images(self.vae, proxy_images, noise=proxy_noise)
+            encoded_proxies = encode_images(self.vae, proxy_images, noise=proxy_noise)
         conditions = self.conditions(
             encode_images(self.vae, reference_images, noise=reference_noise),
             cameras,
-            self._explicit_hint(proxy_latents, confidences, coverages),
+            self._explicit_hint(encoded_proxies, confidences, coverages),
         )
         denoiser = self.denoiser(execution)
         latents = draw_views(generators, shape, device)
         timesteps = plan_timesteps(
             self.scheduler, num_inference_steps, noise_strength, extra_steps=quirks.extra_steps
         )
+        proxy_latents = encoded_proxies
         if refine_proxy and proxy_latents is not None:
             proxy_latents = self._refine(proxy_latents, denoiser, conditions, groups)
         if proxy_latents is not None:
@@ -372,9 +373,10 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             callback=callback,
         )
         images = decode_latents(self.vae, latents)
-        if proxy_images is not None and proxy_detail:
+        if proxy_images is not None and encoded_proxies is not None and proxy_detail:
             trust = torch.ones_like(images[:, :1]) if confidences is None else confidences.to(images)
-            images = with_detail(images, proxy_images, proxy_detail * trust)
+            decoded = decode_latents(self.vae, encoded_proxies)
+            images = with_detail(images, proxy_images, decoded, proxy_detail * trust)
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
 
     def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:
@@ -442,18 +444,20 @@ def _given(value: _Value | None, otherwise: _Value) -> _Value:
     return otherwise if value is None else value
 
 
-def with_detail(images: Tensor, proxies: Tensor, share: Tensor) -> Tensor:
-    """Views with the proxies' fine detail: what the codec loses, and a mean over what is unsure blurs away.
+def with_detail(images: Tensor, proxies: Tensor, decoded: Tensor, share: Tensor) -> Tensor:
+    """Views with what of the proxies the codec loses, and a mean over what is unsure blurs away.
 
-    Fine is what a Gaussian of 1/64 of the side takes away. Colours and large shapes stay the views' own.
+    Fine is what a Gaussian of 1/64 of the side takes away: there the views become the proxies. Of colours and
+    large shapes, what the networks changed stays: views that are the decoded proxies become the proxies.
 
     Args:
         images: [V, 3, H, W] the views.
         proxies: [V, 3, H, W].
-        share: [V, 1, H, W] in [0, 1]; 1 replaces the views' detail by the proxies'.
+        decoded: [V, 3, H, W] the proxies after the codec.
+        share: [V, 1, H, W] in [0, 1]; 0 leaves the views as they are.
     """
-    missing = proxies - images
-    return images + share * (missing - blur(missing, DETAIL_SIGMA * images.shape[-1]))
+    changed = images - decoded
+    return images + share * (proxies + blur(changed, DETAIL_SIGMA * images.shape[-1]) - images)
 
 
 def explicit_hint(proxy_latents: Tensor, confidences: Tensor | None, coverages: Tensor | None) -> Tensor:

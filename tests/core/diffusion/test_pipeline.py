@@ -9,9 +9,9 @@ from diffusers import UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
-from dp3d_cli.core.diffusion.codec import encode_images, in_slices
+from dp3d_cli.core.diffusion.codec import decode_latents, encode_images, in_slices
 from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
-from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, to_image_tensor, to_uint8
+from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, to_image_tensor, to_uint8, with_detail
 from dp3d_cli.core.diffusion.sampler import NO_QUIRKS, PUBLISHED, Quirks, ddim_scheduler, scheduler_named
 from dp3d_cli.core.diffusion.view_attention import ViewAttention
 from dp3d_cli.core.errors import WeightsError
@@ -245,9 +245,13 @@ def test_proxy_detail_is_the_proxys_where_it_is_trusted(pipeline: DiffPortraitPi
     seen = (..., slice(16, 48), slice(16, 112))  # away from the edges
     torch.testing.assert_close(fine["detailed"][seen], fine["proxy"][seen], atol=0.12, rtol=0)
     assert (fine["plain"] - fine["proxy"])[seen].abs().max() > 0.2
-    # Shapes and colours stay the networks'.
-    torch.testing.assert_close(blur(detailed, 4.0)[seen], blur(plain, 4.0)[seen], atol=0.03, rtol=0)
+    # Of shapes and colours, what the networks changed stays.
+    decoded = decode_latents(pipeline.vae, encode_images(pipeline.vae, proxies))
+    changed = blur(plain - decoded, 4.0)
+    torch.testing.assert_close(blur(detailed - proxies, 4.0)[seen], changed[seen], atol=0.03, rtol=0)
     assert_same(run(proxy_detail=0.5), (plain + detailed) / 2)
+    # Networks that change nothing give the proxies, whatever the codec loses.
+    assert_same(with_detail(decoded, proxies, decoded, torch.ones(2, 1, 128, 128)), proxies)
 
 
 @pytest.mark.parametrize("solver", ["dpm-solver++", "unipc"])
