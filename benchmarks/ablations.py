@@ -1,7 +1,8 @@
 r"""What is each module of DiffPortrait3D worth in a preset, and do the paper's ablations come out its way?
 
-    python benchmarks/ablations.py WORK --heads 16 --output benchmarks/results/ablations.json \
-        --table benchmarks/results/ablations.md --sheet benchmarks/results/ablations.png
+    python benchmarks/ablations.py WORK --heads 16 --steps 10 --variants '*/[!gs]*' \
+        --output benchmarks/results/ablations.json --table benchmarks/results/ablations.md \
+        --sheet benchmarks/results/ablations.jpg
 
 WORK is a folder of `quality.py`, or becomes one: portraits of procedural heads of the test split, and
 `dp3d run` over them. On the same aligned portraits, proxies and camera conditions the networks then make
@@ -37,10 +38,11 @@ from ablation_scores import MIN_YAW, Angles, Judge
 from ablation_variants import Pictures, Synthesizer, Variant, variants
 from diffusers.utils import logging
 from numpy.typing import NDArray
+from PIL import Image
 
 from dp3d_cli.core.contact_sheet import contact_sheet
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
-from dp3d_cli.core.images import read_image, write_png
+from dp3d_cli.core.images import read_image
 from dp3d_cli.core.presets import Preset, as_settings, load_preset
 from dp3d_cli.core.renderers.conditions import render_conditions
 from dp3d_cli.core.weights.manifest import digest
@@ -273,7 +275,9 @@ def main() -> None:
     if options.output:
         options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if options.sheet:
-        write_png(options.sheet, sheet(store, [h for h in heads if h.seed in sheeted], shown))
+        Image.fromarray(sheet(store, [h for h in heads if h.seed in sheeted], shown)).save(
+            options.sheet, quality=80
+        )
 
 
 if __name__ == "__main__":
