@@ -3,6 +3,8 @@ r"""What is each module of DiffPortrait3D worth in a preset, and do the paper's 
     python benchmarks/ablations.py WORK --heads 16 --steps 10 --variants '*/[!gs]*' \
         --output benchmarks/results/ablations.json --table benchmarks/results/ablations.md \
         --sheet benchmarks/results/ablations.jpg
+    python benchmarks/ablations.py WORK --heads 66 --steps 10 --bases default full --variants '*ul?' \
+        --output benchmarks/results/full_generation.json --table benchmarks/results/full_generation.md
 
 WORK is a folder of `quality.py`, or becomes one: portraits of procedural heads of the test split, and
 `dp3d run` over them. On the same aligned portraits, proxies and camera conditions the networks then make

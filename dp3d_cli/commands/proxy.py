@@ -75,7 +75,7 @@ def proxy(
     references: ReferencesOption = References.each,
     flags: RunFlags,
 ) -> None:
-    """Turn aligned portraits to each target camera: blurry, but one solid in all views.
+    """Turn aligned portraits to each target camera: soft at the edges, but one solid in all views.
 
     Writes OUTPUT/ID/VIEW.png, ID/confidence/VIEW.png, ID/coverage/VIEW.png and ID/proxy.json.
     """
