@@ -193,16 +193,26 @@ def choose_reference(references: Sequence[Path]) -> Path:
     """The reference that proxies are made of: the most frontal where all cameras are known, else the first.
 
     Raises:
-        InputError: a JSON beside a reference is not what `dp3d align` writes.
+        InputError: a reference is no aligned portrait, or the JSON beside it not what `dp3d align` writes.
     """
     if len(references) == 1:
         return references[0]
-    cameras = [_read_sidecar(path)[1] for path in references]
+    cameras = [_camera_of(path) for path in references]
     known = [camera for camera in cameras if camera is not None]
     if len(known) < len(cameras):
         return references[0]
     turns = [abs(camera.yaw) for camera in known]
     return references[turns.index(min(turns))]
+
+
+def _camera_of(reference: Path) -> Camera | None:
+    """The camera that saw a reference; None also where no face is found, as on heads that are turned far."""
+    try:
+        return _Portrait.read(reference).camera
+    except InputError as error:
+        if error.reason != "no-face":
+            raise
+        return None
 
 
 def template_proxies(reference: Path, labels: NDArray[np.float32], size: int) -> ProxyPictures:

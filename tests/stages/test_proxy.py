@@ -143,12 +143,18 @@ def test_a_portrait_that_is_turned_far_is_made_with_a_warning(tmp_path: Path) ->
     assert not any("turned" in warning for warning in made.warnings)
 
 
-def test_the_most_frontal_reference_is_chosen_if_all_cameras_are_known(tmp_path: Path) -> None:
+def test_the_most_frontal_reference_is_chosen_if_all_cameras_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turned = aligned(tmp_path / "a.png", camera=Camera.look_at(0.5, 0))
     frontal = aligned(tmp_path / "b.png", camera=Camera.look_at(-0.1, 0.2))
-    unknown = aligned(tmp_path / "c.png")
+    estimated = aligned(tmp_path / "c.png")
     assert choose_reference([turned, frontal]) == frontal
-    assert choose_reference([turned, frontal, unknown]) == turned
+    assert choose_reference([turned, frontal, estimated]) == estimated  # drawn without a turn
+    write_png(tmp_path / "grey.png", np.full((SIDE, SIDE, 3), 128, np.uint8))
+    assert choose_reference([turned, frontal, tmp_path / "grey.png"]) == turned  # one without a face
+    monkeypatch.setattr("dp3d_cli.stages.proxy.portrait_camera", lambda image, box: None)
+    assert choose_reference([turned, frontal, estimated]) == turned
     item = ProxyStage(TWO).items_of([Item("s", (turned, frontal))])[0]
     assert references_of(item) == (turned, frontal)
     assert item.inputs[2:] == (sidecar_of(turned), sidecar_of(frontal))
