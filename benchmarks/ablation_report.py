@@ -279,26 +279,36 @@ def markdown(result: Mapping[str, Any], shown: Sequence[Variant]) -> str:
         if values:
             cells = [_number(values.get(m), MEASURES[m].digits if m in MEASURES else 4) for m in columns]
             lines.append(_line([variant.name, variant.what, *cells]))
-    lines += ["", "## What each module is worth", ""]
+    if result["modules"]:
+        lines += _module_lines(result["modules"])
+    if result["paper"]:
+        lines += _paper_lines(result["paper"])
+    return "\n".join(lines) + "\n"
+
+
+def _module_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["", "## What each module is worth", ""]
     lines += [
         "With → without; **bold**: a clear difference (beyond half a percent and two standard errors).",
         "",
     ]
     lines += [_line(["base", "module", "change", *(MEASURES[m].label for m in COMPARED), "clearly worse on"])]
     lines += [_line(["---"] * 3 + ["---:"] * len(COMPARED) + ["---"])]
-    for row in result["modules"]:
+    for row in rows:
         cells = [_arrow(m, row["differences"].get(m)) for m in COMPARED]
         worse = ", ".join(row["clearly worse without"]) or "nothing"
         lines.append(_line([row["base"], row["module"], row["change"], *cells, worse]))
-    lines += ["", "## The paper's ablations", ""]
+    return lines
+
+
+def _paper_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = ["", "## The paper's ablations", ""]
     lines += ["Paper's better / worse; **bold**: clear. An answer is that of the means, clear or not.", ""]
-    lines += [_line(["paper", "claim", "base", "numbers", "direction"])]
-    lines.append(_line(["---"] * 5))
-    for row in result["paper"]:
-        lines.append(
-            _line([row["paper"], row["claim"], row["base"], _numbers(row), row["paper's direction"]])
-        )
-    return "\n".join(lines) + "\n"
+    lines += [_line(["paper", "claim", "base", "numbers", "direction"]), _line(["---"] * 5)]
+    for row in rows:
+        cells = [row["paper"], row["claim"], row["base"], _numbers(row), row["paper's direction"]]
+        lines.append(_line(cells))
+    return lines
 
 
 def _numbers(row: Mapping[str, Any]) -> str:

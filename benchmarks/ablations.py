@@ -275,11 +275,10 @@ def main() -> None:
     if options.table:
         options.table.write_text(text, encoding="utf-8")
     if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps(result) + "\n", encoding="utf-8")
     if options.sheet:
-        Image.fromarray(sheet(store, [h for h in heads if h.seed in sheeted], shown)).save(
-            options.sheet, quality=80
-        )
+        picture = sheet(store, [h for h in heads if h.seed in sheeted], shown)
+        Image.fromarray(picture).save(options.sheet, quality=80)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
+
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.weights.manifest import write_manifest
 
@@ -17,6 +19,15 @@ def write_pipeline(pipeline: DiffPortraitPipeline, folder: Path) -> None:
     """Write a pipeline folder with its manifest, free of this machine's paths."""
     pipeline.save_pretrained(folder, safe_serialization=True)
     tidy(folder)
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write the network as float16 safetensors."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, path)
+    path.chmod(0o644)  # safetensors keeps them to their owner
 
 
 def tidy(folder: Path) -> None:

@@ -27,10 +27,10 @@ from dp3d_cli.core.presets import read_yaml_mapping
 from dp3d_cli.core.proxies.foreground import SIDE, ForegroundNetwork
 from dp3d_cli.training.augment import AugmentSettings, randomise
 from dp3d_cli.training.data import Subjects, SubjectViews, open_subjects
-from dp3d_cli.training.landmarks import backdrops, save_weights
+from dp3d_cli.training.export import save_weights
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.settings import build
-from dp3d_cli.training.textures import noise_texture
+from dp3d_cli.training.textures import backdrops, noise_texture
 
 logger = logging.getLogger(__name__)
 

@@ -43,9 +43,10 @@ from dp3d_cli.core.renderers.procedural.head import ProceduralHead
 from dp3d_cli.core.renderers.procedural.subject import Subject
 from dp3d_cli.training.augment import occlude
 from dp3d_cli.training.data import SPLITS, Split
+from dp3d_cli.training.export import save_weights
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.settings import build
-from dp3d_cli.training.textures import dead_leaves, installed_photos, noise_texture, read_photos
+from dp3d_cli.training.textures import backdrops, noise_texture
 
 logger = logging.getLogger(__name__)
 
@@ -257,22 +258,6 @@ class CropBatches(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(points).astype(np.float32))
 
 
-def backdrops(rng: np.random.Generator, size: int, count: int) -> list[NDArray[np.uint8]]:
-    """Pictures [size, size, 3] without faces: photographs that scikit-image installs, and generated ones."""
-    photos = read_photos([path for path in installed_photos() if path.stem not in ("astronaut", "camera")])
-    made = []
-    for _ in range(count):
-        if photos and rng.random() < 0.6:
-            photo = photos[int(rng.integers(len(photos)))]
-            side = int(rng.uniform(0.3, 1) * min(photo.shape[:2]))
-            top, left = (int(rng.integers(edge - side + 1)) for edge in photo.shape[:2])
-            part = photo[top : top + side, left : left + side]
-            made.append(np.asarray(cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA), np.uint8))
-        else:
-            made.append(dead_leaves(size, rng))
-    return made
-
-
 def true_crop(view: int, views: Views) -> tuple[NDArray[np.float64], float]:
     """Centre (x, y) and side [px] of the standard crop of a view, from its camera."""
     camera, size = Camera.from_label(views.labels[view]), views.images.shape[1]
@@ -400,15 +385,6 @@ def validation_batches(views: Views, settings: CropSettings, steps: int = 12) ->
     few = replace(settings, pictures=min(settings.pictures, 40))  # to start sooner
     batches = CropBatches(views, few, 7, steps)
     return [batches[step] for step in range(steps)]
-
-
-def save_weights(network: nn.Module, path: Path) -> None:
-    """Write the network as float16 safetensors."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, path)
-    path.chmod(0o644)  # safetensors keeps them to their owner
 
 
 def _render(preset: Mapping[str, object], split: Split, output: Path, part: str | None) -> None:

@@ -26,8 +26,8 @@ from scipy.optimize import least_squares
 from torch import Tensor, nn
 
 from dp3d_cli.core.cameras.camera import FOCAL, PIVOT, RADIUS, Camera, normalised_intrinsics
-from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.faces.face import FaceBox
+from dp3d_cli.core.weights.embedded import load_embedded
 
 Array = NDArray[np.float64]
 
@@ -216,23 +216,8 @@ class LandmarkNet:
         Raises:
             WeightsError: the file is missing, cannot be read or does not fit the network.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        file = WEIGHTS if path is None else path
-        if not file.is_file():
-            raise WeightsError(
-                f"{file}: no such file, expected the landmark network's weights. Reinstall dp3d.",
-                reason="weights-missing",
-            )
         network = LandmarkNetwork()
-        try:
-            network.load_state_dict({name: value.float() for name, value in load_file(file).items()})
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise WeightsError(
-                f"{file}: not the landmark network's weights ({error}). Reinstall dp3d.",
-                reason="weights-damaged",
-            ) from error
+        load_embedded(network, WEIGHTS if path is None else path, "landmark")
         return cls(network, device)
 
     def points(self, image: NDArray[np.uint8], box: FaceBox) -> tuple[Array, Array]:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp3d_cli.core.errors import WeightsError
 from dp3d_cli.core.proxies.blocks import PATCH, Encoder
 from dp3d_cli.core.proxies.placement import Box
+from dp3d_cli.core.weights.embedded import load_embedded
 
 SIDE = 128
 """Side of the pictures that the network reads [px]."""
@@ -64,22 +64,8 @@ def load_foreground(path: Path = WEIGHTS) -> ForegroundNetwork:
     Raises:
         WeightsError: the file is missing, cannot be read or does not fit the network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: no such file, expected the foreground network's weights. Reinstall dp3d.",
-            reason="weights-missing",
-        )
     network = ForegroundNetwork()
-    try:
-        network.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"{path}: not the foreground network's weights ({error}). Reinstall dp3d.",
-            reason="weights-damaged",
-        ) from error
+    load_embedded(network, path, "foreground")
     return network.eval()
 
 
