@@ -27,6 +27,8 @@ from dp3d_cli.training.settings import build
 
 logger = logging.getLogger(__name__)
 
+_CELL = 8  # pixels along a side of what one depth stands for: the nano codec's downsampling
+
 
 @dataclass(frozen=True)
 class CacheSettings:
@@ -55,6 +57,8 @@ class Shard:
         images: [K, V, S, S, 3] uint8 ground truth.
         labels: [V, 25] float32 target cameras.
         reference_labels: [K, 25] float32.
+        depths: [K, 1 + V, h, h] float16, h = S / 8: distance along the optical axis [world units] of what is
+            in the middle of each square of 8 px, of the reference and the images; 0 beside the subject.
     """
 
     references: NDArray[np.uint8]
@@ -62,31 +66,39 @@ class Shard:
     images: NDArray[np.uint8]
     labels: NDArray[np.float32]
     reference_labels: NDArray[np.float32]
+    depths: NDArray[np.float16]
 
-    FIELDS = ("references", "masks", "images", "labels", "reference_labels")
+    FIELDS = ("references", "masks", "images", "labels", "reference_labels", "depths")
 
 
 def make_shard(subjects: Subjects, number: int, settings: CacheSettings) -> Shard:
-    """Make shard `number`: subjects number * K to number * K + K - 1, with masks.
+    """Make shard `number`: subjects number * K to number * K + K - 1, with masks and depths.
 
     Raises:
-        ValueError: the subjects have no masks.
+        ValueError: the subjects have none.
     """
     rng = np.random.default_rng((settings.seed, number))
     targets = target_labels(settings.views, rng)
-    references, masks, images, reference_labels = [], [], [], []
+    references, masks, images, reference_labels, depths = [], [], [], [], []
     for index in range(number * settings.subjects, (number + 1) * settings.subjects):
         own = reference_label(rng)
         views = subjects.views(index, torch.cat([own, targets]), settings.size)
-        if views.mask is None:
-            raise ValueError("The cache needs subjects with masks.")
+        if views.mask is None or views.depth is None:
+            raise ValueError("The cache needs subjects with masks and depths.")
         pictures = to_uint8(views.images)
         references.append(pictures[0])
         masks.append(to_uint8(views.mask[:1])[0])
         images.append(pictures[1:])
         reference_labels.append(own[0].numpy())
+        middles = (views.depth * (views.mask > 0.5))[:, 0, _CELL // 2 :: _CELL, _CELL // 2 :: _CELL]
+        depths.append(middles.numpy().astype(np.float16))
     return Shard(
-        np.stack(references), np.stack(masks), np.stack(images), targets.numpy(), np.stack(reference_labels)
+        np.stack(references),
+        np.stack(masks),
+        np.stack(images),
+        targets.numpy(),
+        np.stack(reference_labels),
+        np.stack(depths),
     )
 
 

@@ -24,7 +24,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dp3d_cli.core.diffusion.codec import downsampling, patch_size
+from dp3d_cli.core.diffusion.codec import downsampling, encode_images, patch_size
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.photos import open_photos
 from dp3d_cli.training.textures import (
@@ -212,6 +212,32 @@ def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
     return 1 / float(latents.std())
 
 
+def whiten(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Scale each latent channel so that it has standard deviation 1 on [N, 3, S, S] images in [-1, 1].
+
+    What the codec decodes stays the same. The diffusion's noise then hides all channels alike: in channels
+    much weaker than it, which hold the fine detail, a network's error would stay as grain.
+
+    Args:
+        vae: without 1x1 convolutions around the latents; changed in place, its scaling factor becomes 1.
+        images: decide.
+
+    Returns:
+        [C] the standard deviations of the scaled latents before.
+    """
+    with torch.no_grad():
+        deviation = encode_images(vae, images).std((0, 2, 3))
+        gain = vae.config.scaling_factor / deviation
+        count = len(gain)
+        last, first = vae.encoder.conv_out, vae.decoder.conv_in
+        last.weight[:count] *= gain.view(-1, 1, 1, 1)
+        last.bias[:count] *= gain
+        last.bias[count:] += 2 * gain.log()  # log-variance of the posterior
+        first.weight /= gain.view(1, -1, 1, 1)
+    vae.register_to_config(scaling_factor=1.0)
+    return deviation
+
+
 def main() -> None:
     """Train as the preset says, then write the averaged codec with its scaling factor."""
     parser = argparse.ArgumentParser(description="Train the codec.")
@@ -240,7 +266,7 @@ def main() -> None:
     load_average(arguments.output, vae)
     vae.eval()
     sample = torch.cat([CodecBatches(data, settings.seed + 1, 8)[step] for step in range(8)])
-    vae.register_to_config(scaling_factor=scaling_factor(vae, sample))
+    whiten(vae, sample)
     vae.save_pretrained(arguments.output / "vae")
 
 

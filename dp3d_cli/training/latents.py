@@ -1,4 +1,4 @@
-"""Training shards after the volume proxy and the codec: latents instead of images.
+"""Training shards after the volume proxy and the codec: latents, and the pictures they stand for.
 
 What a camera, a painter and a segmentation do to pictures has to happen before proxies are made and encoded,
 so each subject is varied (`dp3d_cli.training.augment`), seen and encoded once, here. A shard may be encoded
@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from dp3d_cli.core.diffusion.codec import encode_images
+from dp3d_cli.core.proxies.template import to_uint8
 from dp3d_cli.core.proxies.volume import VolumeProxy, see
 from dp3d_cli.core.proxies.volume_weights import find_volume, load_volume
 from dp3d_cli.training.augment import AugmentSettings, dented, estimated_camera, randomise, segmented
 from dp3d_cli.training.cache import Shard, read_shard, shard_folders
+from dp3d_cli.training.correspondence import world_points
 from dp3d_cli.training.data import SubjectViews
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,10 @@ class LatentShard:
         proxies: [K, V, C, h, w] float16.
         maps: [K, V, 2, h, w] uint8, confidence and coverage, 255 = 1.
         mirrored: [K] bool: whether this subject was flipped, so that its camera conditions must be too.
+        points: [K, 1 + V, 3, h, w] float16, world position of what the reference and the images show in the
+            middle of each latent; NaN beside the subject.
+        labels: [K, 1 + V, 25] float32 cameras of the reference and the images.
+        pictures: [K, V, S, S, 8] uint8: ground truth, proxy, confidence, coverage.
     """
 
     references: NDArray[np.float16]
@@ -55,8 +61,11 @@ class LatentShard:
     proxies: NDArray[np.float16]
     maps: NDArray[np.uint8]
     mirrored: NDArray[np.bool_]
+    points: NDArray[np.float16]
+    labels: NDArray[np.float32]
+    pictures: NDArray[np.uint8]
 
-    FIELDS = ("references", "images", "proxies", "maps", "mirrored")
+    FIELDS = ("references", "images", "proxies", "maps", "mirrored", "points", "labels", "pictures")
 
 
 @torch.inference_mode()
@@ -73,14 +82,23 @@ def encode_shard(
         augment: False shows them as they are, with true masks and cameras.
     """
     labels = torch.from_numpy(np.array(shard.labels))
-    references, images, proxies, maps, mirrored = [], [], [], [], []
+    references, images, proxies, maps = [], [], [], []
+    mirrored, points, cameras, kept = [], [], [], []
     for subject in range(len(shard.references)):
         pictures = np.concatenate([shard.references[subject][None], shard.images[subject]])
         own = torch.from_numpy(np.array(shard.reference_labels[subject]))[None]
-        shown = SubjectViews(_planes(pictures), torch.cat([own, labels]), _planes(shard.masks[subject][None]))
+        shown = SubjectViews(
+            _planes(pictures),
+            torch.cat([own, labels]),
+            _planes(shard.masks[subject][None]),
+            torch.from_numpy(shard.depths[subject].astype(np.float32))[:, None],
+        )
         if augment:
             shown = randomise(shown, rng, _AUGMENT)
         assert shown.mask is not None
+        assert shown.depth is not None
+        points.append(world_points(shown.depth[:, 0], shown.labels).half().numpy())
+        cameras.append(shown.labels.numpy())
         mask, own = shown.mask[:1], shown.labels[0]
         mirrored.append(not torch.equal(shown.labels[1:], labels))
         if augment:
@@ -94,6 +112,8 @@ def encode_shard(
         references.append(latents[0])
         images.append(latents[1 : 1 + views])
         proxies.append(latents[1 + views :])
+        layers = [shown.images[1:], made.images, made.confidence, made.coverage]
+        kept.append(to_uint8(torch.cat(layers, 1)))
         small = functional.adaptive_avg_pool2d(
             torch.cat([made.confidence, made.coverage], 1), latents.shape[-1]
         )
@@ -104,6 +124,9 @@ def encode_shard(
         np.stack(proxies),
         np.stack(maps),
         np.array(mirrored, np.bool_),
+        np.stack(points),
+        np.stack(cameras),
+        np.stack(kept),
     )
 
 

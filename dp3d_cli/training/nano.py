@@ -11,9 +11,11 @@ tasks share it:
 
 Conditions are dropped at random, for the whole step (a dropped network is not run): the reference 10 %, the
 camera 10 %, the hint's content 10 % (denoising only), reference and camera together 5 %. Single views may be
-without a hint too: what they show has to come from the reference and from the other views. The error of each
-latent channel counts in proportion to the channel's standard deviation, so that it is nearer to one in
-pixels.
+without a hint too: what they show has to come from the reference and from the other views. Some steps have
+more references than one, other views of the subject: they show what the proxy had to guess. The error of each
+latent channel counts by how much the channel is worth in pixels.
+
+What attention to the references should look at is taught directly (`dp3d_cli.training.correspondence`).
 
 `python -m dp3d_cli.training.nano --help` says how to start it; benchmarks/train_nano.sh has the whole way.
 """
@@ -30,15 +32,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dp3d_cli.core.diffusion.codec import decode_latents
 from dp3d_cli.core.diffusion.configs import Sizes, build_networks, nano
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.diffusion.sampler import ddim_scheduler
 from dp3d_cli.core.presets import read_yaml_mapping
 from dp3d_cli.training.augment import Recolouring
 from dp3d_cli.training.cache import shard_folders
+from dp3d_cli.training.correspondence import Looked, attention_error, right_answers, watch_decoder
 from dp3d_cli.training.export import write_pipeline
 from dp3d_cli.training.latents import LatentShard, read_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
@@ -46,6 +51,8 @@ from dp3d_cli.training.settings import build
 from dp3d_cli.training.start import load_start
 
 logger = logging.getLogger(__name__)
+
+_NUDGE = 0.1  # change of a latent that counts as small; their standard deviation is 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,12 @@ class NanoSettings:
         drop_both: share of steps without either.
         drop_hint: share of the denoising steps whose hint is empty.
         drop_view_hint: share of the views whose hint is empty, in any step.
-        channel_weights: exponent of a latent channel's standard deviation in its loss weight.
+        references: at most so many references per subject, as far as a group leaves views for it.
+        mean_weights: exponent of a latent channel's worth in pixels (`pixel_worth`) in the mean pass's loss;
+            2 is the error in pixels.
+        denoise_weights: the same in that of denoising.
+        look: weight of the attention's error.
+        look_side: tokens along a side of the decoder's layers that it is taken from.
     """
 
     groups: tuple[tuple[int, int], ...] = ((2, 4), (1, 8))
@@ -70,21 +82,28 @@ class NanoSettings:
     drop_both: float = 0.05
     drop_hint: float = 0.1
     drop_view_hint: float = 0.0
-    channel_weights: float = 1.0
+    references: int = 1
+    mean_weights: float = 2.0
+    denoise_weights: float = 1.0
+    look: float = 0.0
+    look_side: int = 16
 
 
 @dataclass(frozen=True)
 class NanoBatch:
-    """B subjects, V views of each; latents are scaled float32.
+    """B subjects, V views of each, n references; latents are scaled float32.
 
     Attributes:
-        references: [B, C, h, w].
+        references: [B * n, C, h, w].
         images: [B * V, C, h, w] ground truth.
         proxies: [B * V, C, h, w].
         maps: [B * V, 2, h, w] in [0, 1], confidence and coverage.
         has_hint: [B * V, 1, 1, 1], 1 or 0.
         cameras: [B * V, 3, S, S] in [-1, 1], another subject from the same cameras.
+        answers: [B * V, T, n * T] where each token should look, from `correspondence.right_answers`; None
+            where it is not taught.
         num_views: V.
+        num_references: n.
     """
 
     references: Tensor
@@ -93,7 +112,14 @@ class NanoBatch:
     maps: Tensor
     has_hint: Tensor
     cameras: Tensor
+    answers: Tensor | None
     num_views: int
+    num_references: int
+
+    @property
+    def subjects(self) -> int:
+        """B."""
+        return len(self.images) // self.num_views
 
     @property
     def hint(self) -> Tensor:
@@ -121,30 +147,64 @@ class NanoBatches(Dataset[NanoBatch]):
     def __getitem__(self, step: int) -> NanoBatch:
         rng = np.random.default_rng((self.seed, step))
         subjects, views = self.settings.groups[step % len(self.settings.groups)]
-        rows = [self._subject(views, rng) for _ in range(subjects)]
+        available = self.latents[0].images.shape[1]
+        count = min(int(rng.integers(self.settings.references)), available - views) + 1
+        rows = [self._subject(views, count, rng) for _ in range(subjects)]
         columns = [torch.cat(column) for column in zip(*rows, strict=True)]
-        references, images, proxies, maps, has_hint, cameras = columns
-        return NanoBatch(references, images, proxies, maps, has_hint, cameras, views)
+        references, images, proxies, maps, has_hint, cameras, answers = columns
+        taught = answers if self.settings.look else None
+        return NanoBatch(references, images, proxies, maps, has_hint, cameras, taught, views, count)
 
-    def _subject(self, views: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def _subject(self, views: int, references: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
         number, subject = self.subjects[int(rng.integers(len(self.subjects)))]
         shard = self.latents[number]
         subjects, available = shard.images.shape[:2]
         other = (subject + int(rng.integers(1, subjects))) % subjects
-        chosen = rng.permutation(available)[:views]
+        order = rng.permutation(available)
+        chosen, further = order[:views], order[views : views + references - 1]
         cameras = torch.from_numpy(self.cameras[number][other][chosen]).permute(0, 3, 1, 2).float() / 255
         cameras = Recolouring.draw(rng)(cameras) * 2 - 1
         if shard.mirrored[subject]:
             cameras = cameras.flip(-1)
         has_hint = rng.random((views, 1, 1, 1)) >= self.settings.drop_view_hint
+        shown = np.concatenate([shard.references[subject][None], shard.images[subject][further]])
         return (
-            torch.from_numpy(shard.references[subject][None].astype(np.float32)),
+            torch.from_numpy(shown.astype(np.float32)),
             torch.from_numpy(shard.images[subject][chosen].astype(np.float32)),
             torch.from_numpy(shard.proxies[subject][chosen].astype(np.float32)),
             torch.from_numpy(shard.maps[subject][chosen].astype(np.float32)) / 255,
             torch.from_numpy(has_hint.astype(np.float32)),
             cameras,
+            self._answers(shard, subject, chosen, further),
         )
+
+    def _answers(
+        self, shard: LatentShard, subject: int, chosen: NDArray[np.int64], further: NDArray[np.int64]
+    ) -> Tensor:
+        """[V, T, n * T] for views `chosen` and the portrait with the views `further` as references."""
+        if not self.settings.look:
+            return torch.zeros(len(chosen), 0, 0)
+        seen = np.concatenate([[0], 1 + further])  # the portrait comes first
+        points = torch.from_numpy(shard.points[subject].astype(np.float32))
+        labels = torch.from_numpy(shard.labels[subject][seen])
+        return right_answers(points[1 + chosen], points[seen], labels, self.settings.look_side)
+
+
+def batch_of(shard: LatentShard, subject: int, cameras: NDArray[np.uint8]) -> NanoBatch:
+    """All views of one subject by its portrait; `cameras` [V, S, S, 3]: another from the same cameras."""
+    conditions = torch.from_numpy(np.array(cameras)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    views = len(conditions)
+    return NanoBatch(
+        references=torch.from_numpy(shard.references[subject][None].astype(np.float32)),
+        images=torch.from_numpy(shard.images[subject].astype(np.float32)),
+        proxies=torch.from_numpy(shard.proxies[subject].astype(np.float32)),
+        maps=torch.from_numpy(shard.maps[subject].astype(np.float32)) / 255,
+        has_hint=torch.ones(views, 1, 1, 1),
+        cameras=conditions.flip(-1) if shard.mirrored[subject] else conditions,
+        answers=None,
+        num_views=views,
+        num_references=1,
+    )
 
 
 class NanoNetworks(nn.Module):
@@ -172,6 +232,7 @@ class NanoNetworks(nn.Module):
         use_reference: bool = True,
         use_camera: bool = True,
         hint: Tensor | None = None,
+        looked: list[Looked] | None = None,
     ) -> Tensor:
         """Predict velocity.
 
@@ -182,23 +243,28 @@ class NanoNetworks(nn.Module):
             use_reference: False leaves the reference network out.
             use_camera: False leaves the control network out.
             hint: instead of the batch's.
+            looked: receives queries and keys of the decoder's attention to the references.
         """
         prompt = self.empty_prompt()
         bank = control = None
         if use_reference:
-            bank = self.reference_unet(batch.references, timesteps, prompt, num_references=1)
+            count = batch.num_references
+            bank = self.unet.project_reference(
+                self.reference_unet(batch.references, timesteps, prompt, num_references=count)
+            )
         if use_camera:
             embedded = self.controlnet.embed_hint(batch.cameras)
             control = self.controlnet(sample, timesteps, prompt, hint_embedding=embedded)
-        out: Tensor = self.unet(
-            sample,
-            timesteps,
-            prompt,
-            num_views=batch.num_views,
-            reference_bank=bank,
-            control_residuals=control,
-            hint=batch.hint if hint is None else hint,
-        )
+        with watch_decoder(self.unet, bank, [] if looked is None else looked):
+            out: Tensor = self.unet(
+                sample,
+                timesteps,
+                prompt,
+                num_views=batch.num_views,
+                reference_bank=bank,
+                control_residuals=control,
+                hint=batch.hint if hint is None else hint,
+            )
         return out
 
 
@@ -207,13 +273,14 @@ class NanoLoss:
 
     Args:
         settings: shares of tasks and dropped conditions.
-        channel_sd: [C] standard deviation of each latent channel.
+        worth: [C] from `pixel_worth`.
     """
 
-    def __init__(self, settings: NanoSettings, channel_sd: Tensor) -> None:
+    def __init__(self, settings: NanoSettings, worth: Tensor) -> None:
         self.settings = settings
-        weights = channel_sd**settings.channel_weights
-        self.weights = (weights / weights.mean()).view(1, -1, 1, 1)
+        mean, denoise = (worth**power for power in (settings.mean_weights, settings.denoise_weights))
+        self.mean_weights = (mean / mean.mean()).view(1, -1, 1, 1)
+        self.denoise_weights = (denoise / denoise.mean()).view(1, -1, 1, 1)
         self.alphas: Tensor = ddim_scheduler("v_prediction").alphas_cumprod
 
     def __call__(
@@ -228,30 +295,53 @@ class NanoLoss:
         )  # one draw for both, so that shares add up
         if draws[1] < settings.mean_share:
             return self._mean_pass(module, batch, use_reference, use_camera)
-        subjects = len(batch.references)
-        timesteps = torch.randint(len(self.alphas), (subjects,), generator=generator)
+        timesteps = torch.randint(len(self.alphas), (batch.subjects,), generator=generator)
         alpha = self.alphas[timesteps].repeat_interleave(batch.num_views).view(-1, 1, 1, 1)
         noise = torch.randn(batch.images.shape, generator=generator)
         noisy = alpha.sqrt() * batch.images + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.images
         hint = torch.zeros_like(batch.hint) if draws[2] < settings.drop_hint else None
+        looked: list[Looked] = []
         prediction = module(
-            noisy, timesteps, batch, use_reference=use_reference, use_camera=use_camera, hint=hint
+            noisy,
+            timesteps,
+            batch,
+            use_reference=use_reference,
+            use_camera=use_camera,
+            hint=hint,
+            looked=looked,
         )
-        loss = ((prediction - target).square() * self.weights).mean()
-        return loss, {"denoise": float(loss.detach())}
+        loss = ((prediction - target).square() * self.denoise_weights).mean()
+        name = "plain" if hint is not None else "denoise"
+        return self._taught(loss, looked, batch, {name: float(loss.detach())})
+
+    def _taught(
+        self, loss: Tensor, looked: list[Looked], batch: NanoBatch, numbers: dict[str, float]
+    ) -> tuple[Tensor, Mapping[str, float]]:
+        """The loss with that of where attention looks."""
+        if batch.answers is None:
+            return loss, numbers
+        tokens = batch.answers.shape[1]
+        errors = [attention_error(q, k, batch.answers) for q, k in looked if q.shape[2] == tokens]
+        if not errors:
+            return loss, numbers
+        error = torch.stack(errors).mean()
+        return loss + self.settings.look * error, {**numbers, "look": float(error.detach())}
 
     def _mean_pass(
         self, module: NanoNetworks, batch: NanoBatch, use_reference: bool, use_camera: bool
     ) -> tuple[Tensor, Mapping[str, float]]:
-        estimate = mean_pass(module, batch, self.alphas, use_reference=use_reference, use_camera=use_camera)
+        looked: list[Looked] = []
+        estimate = mean_pass(
+            module, batch, self.alphas, use_reference=use_reference, use_camera=use_camera, looked=looked
+        )
         error = self.mean_error(estimate, batch)
         now, before = float(error.detach()), float(self.mean_error(batch.proxies, batch))
-        return error, {"mean": now, "mean_of_proxy": now / before}
+        return self._taught(error, looked, batch, {"mean": now, "mean_of_proxy": now / before})
 
     def mean_error(self, estimate: Tensor, batch: NanoBatch) -> Tensor:
         """Weighted mean squared error of estimated clean latents [B * V, C, h, w]."""
-        return ((estimate - batch.images).square() * self.weights).mean()
+        return ((estimate - batch.images).square() * self.mean_weights).mean()
 
 
 def mean_pass(
@@ -261,22 +351,35 @@ def mean_pass(
     *,
     use_reference: bool = True,
     use_camera: bool = True,
+    looked: list[Looked] | None = None,
 ) -> Tensor:
     """The estimate of the clean views [B * V, C, h, w] in one evaluation, without noise."""
     last = len(alphas) - 1
     alpha = alphas[last]
     sample = alpha.sqrt() * batch.proxies
-    timesteps = torch.full((len(batch.references),), last)
-    velocity = module(sample, timesteps, batch, use_reference=use_reference, use_camera=use_camera)
+    timesteps = torch.full((batch.subjects,), last)
+    velocity = module(
+        sample, timesteps, batch, use_reference=use_reference, use_camera=use_camera, looked=looked
+    )
     estimate: Tensor = alpha.sqrt() * sample - (1 - alpha).sqrt() * velocity
     return estimate
 
 
-def channel_deviation(latents: list[LatentShard]) -> Tensor:
-    """[C] standard deviation of the ground truth's latents, over at most 16 shards."""
-    values = np.concatenate([np.asarray(shard.images, np.float32).reshape(-1, *shard.images.shape[2:])
-                             for shard in latents[:16]])  # fmt: skip
-    return torch.from_numpy(values.std((0, 2, 3)))
+@torch.inference_mode()
+def pixel_worth(vae: AutoencoderKL, latents: list[LatentShard]) -> Tensor:
+    """[C] how much each latent channel is worth: the change of decoded pixels per unit of the channel.
+
+    Root mean square over small random changes of one view from each of at most 8 shards.
+    """
+    generator = torch.Generator().manual_seed(0)
+    views = torch.from_numpy(np.stack([np.asarray(shard.images[0, 0], np.float32) for shard in latents[:8]]))
+    before = decode_latents(vae, views)
+    worth = []
+    for channel in range(views.shape[1]):
+        moved = views.clone()
+        moved[:, channel] += _NUDGE * torch.randn(views[:, 0].shape, generator=generator)
+        worth.append((decode_latents(vae, moved) - before).square().mean().sqrt() / _NUDGE)
+    return torch.stack(worth)
 
 
 def load_mean(paths: Sequence[Path], module: nn.Module) -> None:
@@ -327,11 +430,12 @@ def main() -> None:
         export(module, arguments.codec, arguments.export)
         return
     batches = NanoBatches(arguments.shards, arguments.latents, settings, loop.seed, loop.steps)
-    loss = NanoLoss(settings, channel_deviation(batches.latents))
+    vae = AutoencoderKL.from_pretrained(arguments.codec).float().eval()
+    loss = NanoLoss(settings, pixel_worth(vae, batches.latents))
     held_out = None
     if arguments.validation:
         shards, latents = arguments.validation
-        whole = replace(settings, groups=((1, 8),), drop_view_hint=0.0)
+        whole = replace(settings, groups=((1, 8),), drop_view_hint=0.0, references=1)
         held_out = NanoBatches(shards, latents, whole, seed=0, steps=16)
 
     def validate(trained: NanoNetworks) -> dict[str, float]:

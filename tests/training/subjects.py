@@ -29,7 +29,11 @@ class Ellipsoids:
             images.append((colour * shade * mask + 0.3 * (1 - mask)).clamp(0, 1)[0])
         count = len(labels)
         return SubjectViews(
-            torch.stack(images), labels, mask.expand(count, 1, size, size), face_points=FACE_POINTS
+            torch.stack(images),
+            labels,
+            mask.expand(count, 1, size, size),
+            torch.full((count, 1, size, size), 2.5),
+            FACE_POINTS,
         )
 
     def sample(self, index: int, views: int, rng: np.random.Generator, size: int) -> SubjectViews:

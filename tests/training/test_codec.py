@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
+from dp3d_cli.core.diffusion.codec import encode_images
 from dp3d_cli.core.errors import UsageError
 from dp3d_cli.training.codec import (
     CodecBatches,
@@ -14,6 +15,7 @@ from dp3d_cli.training.codec import (
     psnr_db,
     reconstruct,
     scaling_factor,
+    whiten,
 )
 from dp3d_cli.training.loop import LoopSettings, train
 from dp3d_cli.training.settings import build
@@ -64,6 +66,23 @@ def test_a_photo_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     broken.write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.png"):
         read_photos([broken])
+
+
+def test_whitened_latents_have_unit_deviation_and_decode_to_the_same(crops: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**CODEC, scaling_factor=0.7)
+    principal_start(vae, crops)
+    with torch.inference_mode():
+        before = reconstruct(vae, crops)
+        latents = encode_images(vae, crops)
+        deviation = whiten(vae, crops)
+        torch.testing.assert_close(deviation, latents.std((0, 2, 3)))
+        assert float(deviation.max() / deviation.min()) > 2  # there was something to do
+        torch.testing.assert_close(encode_images(vae, crops).std((0, 2, 3)), torch.ones(8))
+        torch.testing.assert_close(reconstruct(vae, crops), before, atol=1e-5, rtol=1e-5)
+        posterior = vae.encode(torch.nn.functional.pixel_unshuffle(crops, 4)).latent_dist
+    assert vae.config.scaling_factor == 1
+    assert posterior.std.shape == latents.shape
 
 
 def test_the_principal_start_reconstructs_as_well_as_principal_components(crops: torch.Tensor) -> None:

@@ -21,9 +21,9 @@ from dp3d_cli.training.nano import (
     NanoLoss,
     NanoNetworks,
     NanoSettings,
-    channel_deviation,
     export,
     mean_pass,
+    pixel_worth,
 )
 from tests.core.diffusion.tiny import tiny_sizes
 from tests.fakes.volume import tiny_volume
@@ -134,9 +134,39 @@ def test_views_may_be_without_a_hint(data: tuple[Path, Path]) -> None:
     assert all(NanoBatches(*data, SETTINGS, seed=0, steps=3)[step].has_hint.all() for step in range(3))
 
 
-def test_an_untrained_mean_pass_is_the_proxy(data: tuple[Path, Path]) -> None:
+def test_steps_may_have_further_references_with_answers_for_each(data: tuple[Path, Path]) -> None:
+    settings = replace(SETTINGS, references=3, look=0.1, look_side=4)
+    batches = [NanoBatches(*data, settings, seed=0, steps=12)[step] for step in range(12)]
+    assert {batch.num_references for batch in batches if batch.num_views == 2} == {1, 2, 3}
+    assert {batch.num_references for batch in batches if batch.num_views == 4} == {1}  # no view is left
+    for batch in batches:
+        views, references = len(batch.images), len(batch.images) // batch.num_views * batch.num_references
+        assert len(batch.references) == references
+        assert batch.answers is not None
+        assert batch.answers.shape == (views, 16, 16 * batch.num_references)
+        assert float(batch.answers.sum(-1).max()) <= 1 + 1e-5
+        assert float(batch.answers.sum()) > views  # most places are seen
+        for extra in batch.references[1 :: batch.num_references] if batch.num_references > 1 else []:
+            assert not any(torch.equal(extra, image) for image in batch.images)
+    assert NanoBatches(*data, SETTINGS, seed=0, steps=1)[0].answers is None
+
+
+def test_what_attention_looks_at_is_part_of_the_loss(data: tuple[Path, Path]) -> None:
+    settings = replace(SETTINGS, references=2, look=0.1, look_side=4, drop_reference=0, drop_both=0)
+    batch = NanoBatches(*data, settings, seed=0, steps=2)[0]
+    torch.manual_seed(0)
+    module = NanoNetworks(sizes())
+    for share in (0.0, 1.0):  # of mean passes
+        loss = NanoLoss(replace(settings, mean_share=share), torch.ones(8))
+        taught, numbers = loss(module, batch, torch.Generator().manual_seed(0))
+        plain, _ = loss(module, replace(batch, answers=None), torch.Generator().manual_seed(0))
+        torch.testing.assert_close(taught - plain, torch.tensor(0.1 * numbers["look"]))
+        assert 1 < numbers["look"] < 5  # log(16) where attention knows nothing
+
+
+def test_an_untrained_mean_pass_is_the_proxy(data: tuple[Path, Path], vae: AutoencoderKL) -> None:
     batches = NanoBatches(*data, SETTINGS, seed=0, steps=2)
-    loss = NanoLoss(SETTINGS, channel_deviation(batches.latents))
+    loss = NanoLoss(SETTINGS, pixel_worth(vae, batches.latents))
     with torch.inference_mode():
         estimate = mean_pass(NanoNetworks(sizes()), batches[0], loss.alphas)
     torch.testing.assert_close(estimate, batches[0].proxies, atol=0.02, rtol=0.02)
@@ -150,7 +180,7 @@ def test_training_lowers_the_loss_and_exports_a_pipeline(
     # Every step a mean pass: its error is what is compared.
     only_mean = replace(SETTINGS, mean_share=1.0)
     batches = NanoBatches(*data, only_mean, seed=0, steps=24)
-    loss = NanoLoss(only_mean, channel_deviation(batches.latents))
+    loss = NanoLoss(only_mean, pixel_worth(vae, batches.latents))
 
     def error() -> float:
         with torch.inference_mode():

@@ -19,6 +19,7 @@ from dp3d_cli.core.diffusion.codec import decode_latents, downsampling, encode_i
 from dp3d_cli.core.diffusion.configs import Sizes, build_networks
 from dp3d_cli.core.diffusion.control import ViewControlNet
 from dp3d_cli.core.diffusion.denoising import Conditions, Denoiser, Guidance
+from dp3d_cli.core.diffusion.fusion import Fusion, with_detail
 from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
 from dp3d_cli.core.diffusion.noise import draw_views, three_d_aware_noise, view_generator
 from dp3d_cli.core.diffusion.prompt import EmptyPrompt
@@ -36,7 +37,6 @@ from dp3d_cli.core.diffusion.sampler import (
 )
 from dp3d_cli.core.diffusion.view_unet import MidViewAttention, ViewUNet
 from dp3d_cli.core.presets import ExecutionSettings, Preset, load_preset
-from dp3d_cli.core.proxies.background import blur
 from dp3d_cli.core.weights.registry import resolve
 
 Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
@@ -45,8 +45,8 @@ Images = Tensor | np.ndarray | Image.Image | Sequence[Image.Image]
 HINT_SLICE = 8
 """Camera conditions encoded at once: the first layers of their encoder work at full image resolution."""
 
-DETAIL_SIGMA = 1 / 64
-"""Scale below which structure counts as fine detail [sides of the picture]."""
+FUSION_SLICE = 4
+"""Views corrected at once."""
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -119,7 +119,10 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         scheduler: DDIM, DPM-Solver++ or UniPC; it also fixes the prediction type.
         mid_view_attention: calls in which the backbone's middle view attention runs; the published weights
             expect "unconditional".
+        fusion: corrects views that have got the proxies' detail; the published weights have none.
     """
+
+    _optional_components = ["fusion"]  # noqa: RUF012  # diffusers adds lists to it
 
     def __init__(
         self,
@@ -130,6 +133,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         empty_prompt: EmptyPrompt,
         scheduler: Scheduler,
         mid_view_attention: str = "unconditional",  # diffusers reads this annotation and knows no Literal
+        fusion: Fusion | None = None,
     ) -> None:
         super().__init__()
         if mid_view_attention not in ("unconditional", "always", "never"):
@@ -143,6 +147,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             vae=vae,
             empty_prompt=empty_prompt,
             scheduler=scheduler,
+            fusion=fusion,
         )
         self.register_to_config(mid_view_attention=mid_view_attention)
         self.preset = _WITHOUT_PRESET
@@ -194,12 +199,13 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         pipeline.scheduler = scheduler_named(preset.sampler.scheduler, pipeline.scheduler)
         pipeline.to(torch_device(device))
         pipeline.preset = preset
-        networks = (pipeline.unet, pipeline.reference_unet, pipeline.controlnet, pipeline.vae)
+        networks = (pipeline.unet, pipeline.reference_unet, pipeline.controlnet)
         if preset.execution.channels_last:
-            for network in networks:
-                network.to(memory_format=torch.channels_last)
+            for network in (*networks, pipeline.vae, pipeline.fusion):
+                if network is not None:
+                    network.to(memory_format=torch.channels_last)
         if preset.execution.compile:
-            for network in networks[:3]:
+            for network in networks:
                 network.compile()
         return pipeline
 
@@ -280,7 +286,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             refine_proxy: first replace the proxy by the network's estimate of the clean views at the noisiest
                 timestep.
             proxy_detail: in [0, 1]: share of the proxy's fine detail that replaces the networks' where the
-                proxy is trusted. See `with_detail`.
+                proxy is trusted, and of what the fusion network then corrects. See `core.diffusion.fusion`.
             seed: base seed; each view derives its own from seed, `subject_id` and its name.
             subject_id: id of the portrait.
             view_names: V names; default "000", "001", ....
@@ -374,9 +380,8 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         )
         images = decode_latents(self.vae, latents)
         if proxy_images is not None and encoded_proxies is not None and proxy_detail:
-            trust = torch.ones_like(images[:, :1]) if confidences is None else confidences.to(images)
             decoded = decode_latents(self.vae, encoded_proxies)
-            images = with_detail(images, proxy_images, decoded, proxy_detail * trust)
+            images = self._fuse(images, proxy_images, decoded, confidences, coverages, proxy_detail)
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
 
     def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:
@@ -421,6 +426,32 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         prediction = denoiser.predict_groups(sample, last, conditions, groups)
         return clean_latents(self.scheduler, prediction, last, sample)
 
+    def _fuse(
+        self,
+        views: Tensor,
+        proxies: Tensor,
+        decoded: Tensor,
+        confidences: Tensor | None,
+        coverages: Tensor | None,
+        share: float,
+    ) -> Tensor:
+        """The views with the proxies' detail; arguments as of `with_detail` and `Fusion.forward`."""
+        trust, cover = (
+            torch.ones_like(views[:, :1]) if each is None else each.to(views)
+            for each in (confidences, coverages)
+        )
+        images = with_detail(views, proxies, decoded, share * trust)
+        fusion = self.fusion
+        if fusion is None:
+            return images
+        maps = (images, views, proxies, trust, cover)
+
+        def corrected(part: slice) -> Tensor:
+            out: Tensor = fusion(*(each[part].to(fusion.dtype) for each in maps))
+            return out.float()
+
+        return torch.lerp(images, in_slices(corrected, len(views), FUSION_SLICE), share)
+
     def _start(
         self,
         proxy_latents: Tensor,
@@ -442,22 +473,6 @@ _Value = TypeVar("_Value")
 
 def _given(value: _Value | None, otherwise: _Value) -> _Value:
     return otherwise if value is None else value
-
-
-def with_detail(images: Tensor, proxies: Tensor, decoded: Tensor, share: Tensor) -> Tensor:
-    """Views with what of the proxies the codec loses, and a mean over what is unsure blurs away.
-
-    Fine is what a Gaussian of 1/64 of the side takes away: there the views become the proxies. Of colours and
-    large shapes, what the networks changed stays: views that are the decoded proxies become the proxies.
-
-    Args:
-        images: [V, 3, H, W] the views.
-        proxies: [V, 3, H, W].
-        decoded: [V, 3, H, W] the proxies after the codec.
-        share: [V, 1, H, W] in [0, 1]; 0 leaves the views as they are.
-    """
-    changed = images - decoded
-    return images + share * (proxies + blur(changed, DETAIL_SIGMA * images.shape[-1]) - images)
 
 
 def explicit_hint(proxy_latents: Tensor, confidences: Tensor | None, coverages: Tensor | None) -> Tensor:

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from dp3d_cli.core.diffusion.codec import decode_latents, encode_images, in_slices
+from dp3d_cli.core.diffusion.fusion import Fusion, with_detail
 from dp3d_cli.core.diffusion.grouping import ViewGroup, view_groups
-from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, to_image_tensor, to_uint8, with_detail
+from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, to_image_tensor, to_uint8
 from dp3d_cli.core.diffusion.sampler import NO_QUIRKS, PUBLISHED, Quirks, ddim_scheduler, scheduler_named
 from dp3d_cli.core.diffusion.view_attention import ViewAttention
 from dp3d_cli.core.errors import WeightsError
@@ -252,6 +253,55 @@ def test_proxy_detail_is_the_proxys_where_it_is_trusted(pipeline: DiffPortraitPi
     assert_same(run(proxy_detail=0.5), (plain + detailed) / 2)
     # Networks that change nothing give the proxies, whatever the codec loses.
     assert_same(with_detail(decoded, proxies, decoded, torch.ones(2, 1, 128, 128)), proxies)
+
+
+def test_an_untrained_fusion_changes_nothing_and_a_trained_one_by_the_share(
+    own_pipeline: DiffPortraitPipeline,
+) -> None:
+    references, cameras = (random_images(count, seed=count, size=64) for count in (1, 6))
+    proxies, trust = 0.5 * random_images(6, seed=2, size=64), torch.rand(6, 1, 64, 64)
+
+    def run(share: float) -> Tensor:
+        options = {"noise_strength": 0.0, "output_type": "pt", "proxy_detail": share}
+        images = own_pipeline(references, cameras, proxies, confidences=trust, **options).images
+        assert isinstance(images, Tensor)
+        return images
+
+    alone, detailed, half = run(0.0), run(1.0), run(0.5)
+    fusion = Fusion((8, 16, 16)).eval()
+    own_pipeline.register_modules(fusion=fusion)
+    assert_same(run(1.0), detailed)
+    torch.nn.init.constant_(fusion.encoder.slices.bias, -0.1)  # everything darker by 0.1
+    assert_same(run(1.0), (detailed - 0.1).clamp(-1, 1))
+    assert_same(run(0.5), (half - 0.05).clamp(-1, 1))
+    assert_same(run(0.0), alone)
+
+
+def test_fusion_reads_each_of_its_inputs() -> None:
+    torch.manual_seed(0)
+    fusion = Fusion((8, 16, 16)).eval()
+    torch.nn.init.normal_(fusion.encoder.slices.weight)
+    inputs = [random_images(2, seed=seed, size=64) for seed in range(3)]
+    inputs += [torch.rand(2, 1, 64, 64) for _ in range(2)]
+    with torch.inference_mode():
+        expected = fusion(*inputs)
+        assert expected.shape == (2, 3, 64, 64)
+        assert_same(torch.cat([fusion(*(each[i : i + 1] for each in inputs)) for i in range(2)]), expected)
+        for place in range(5):
+            changed = [each.flip(0) if number == place else each for number, each in enumerate(inputs)]
+            assert not torch.allclose(fusion(*changed), expected, atol=1e-2)
+
+
+def test_a_pipeline_comes_back_with_its_fusion_and_without_one(
+    own_pipeline: DiffPortraitPipeline, tmp_path: Path
+) -> None:
+    own_pipeline.save_pretrained(tmp_path / "without")
+    assert DiffPortraitPipeline.from_pretrained(tmp_path / "without").fusion is None
+    own_pipeline.register_modules(fusion=Fusion((8, 16)))
+    torch.nn.init.normal_(own_pipeline.fusion.encoder.slices.weight)
+    own_pipeline.save_pretrained(tmp_path / "with")
+    again = DiffPortraitPipeline.from_pretrained(tmp_path / "with").fusion
+    assert torch.equal(again.encoder.slices.weight, own_pipeline.fusion.encoder.slices.weight)
 
 
 @pytest.mark.parametrize("solver", ["dpm-solver++", "unipc"])
