@@ -25,6 +25,7 @@ MODULES: Mapping[str, Sequence[str]] = {
     "view attention": ("views-apart",),
     "I_cam": ("no-camera", "wrong-camera"),
     "explicit hint": ("no-hint",),
+    "fusion": ("no-fusion",),
     "3D-aware noise": ("random-noise",),
 }
 """Each module, and the changes that take it out or feed it what is wrong."""

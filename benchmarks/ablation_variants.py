@@ -28,7 +28,7 @@ from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.training.start import copy_backbone
 
 Pictures = NDArray[np.uint8]
-Switch = Literal["reference", "copied", "camera", "hint", "noise"]
+Switch = Literal["reference", "copied", "camera", "hint", "noise", "fusion"]
 
 WITHOUT_PROXY: Mapping[str, Any] = {"refine_proxy": False, "proxy_detail": 0.0}
 """Sampler arguments under which the proxy is a start and a condition only, and no part of the view."""
@@ -127,6 +127,7 @@ CHANGES: Mapping[str, tuple[str, Callable[[Variant], Variant]]] = {
         lambda v: replace(v, condition="other-identity"),
     ),
     "no-hint": ("an empty explicit hint", lambda v: replace(v, off=v.off | {"hint"})),
+    "no-fusion": ("the proxy's detail by rule alone", lambda v: replace(v, off=v.off | {"fusion"})),
     "random-noise": (
         "Gaussian noise instead of 3D-aware noise",
         lambda v: replace(v, off=v.off | {"noise"}),
@@ -136,7 +137,13 @@ CHANGES: Mapping[str, tuple[str, Callable[[Variant], Variant]]] = {
 
 
 def variants(
-    bases: Sequence[str], *, steps: int, guidance: float, has_hint: bool, default_strength: float
+    bases: Sequence[str],
+    *,
+    steps: int,
+    guidance: float,
+    has_hint: bool,
+    has_fusion: bool,
+    default_strength: float,
 ) -> list[Variant]:
     """All variants of some bases, each base before its changes.
 
@@ -145,6 +152,7 @@ def variants(
         steps: of full generation.
         guidance: scale in full generation.
         has_hint: whether the backbone takes an explicit hint.
+        has_fusion: whether the pipeline has a fusion network; it has no part in what is without the proxy.
         default_strength: the preset's `noise_strength`; where nothing is noised, no noise can be exchanged.
     """
     generation = {**WITHOUT_PROXY, "noise_strength": 1.0, "num_inference_steps": steps}
@@ -180,6 +188,7 @@ def variants(
         for change, (what, apply) in CHANGES.items():
             pointless = (
                 (change == "no-hint" and (not has_hint or name != "default"))  # full without a hint: "plain"
+                or (change == "no-fusion" and (not has_fusion or name != "default"))
                 or (change == "random-noise" and name == "default" and default_strength == 0)
             )  # fmt: skip
             if not pointless:
@@ -214,6 +223,11 @@ class Synthesizer:
         """Whether the backbone takes an explicit hint."""
         return bool(self.pipeline.unet.config.explicit_hint_channels)
 
+    @property
+    def has_fusion(self) -> bool:
+        """Whether the pipeline has a fusion network."""
+        return self.pipeline.fusion is not None
+
     def views(self, variant: Variant, inputs: Inputs) -> Pictures:
         """The views [V, S, S, 3] of one subject."""
         options = dict(variant.sampler)
@@ -240,7 +254,7 @@ class Synthesizer:
 
         "reference": the bank has no tokens, so that each view attends to itself alone; "copied": the
         backbone's weights in F_ref; "camera": residuals of zero; "hint": a hint of zeros; "noise": the start
-        is unit Gaussian noise, whatever the proxy is.
+        is unit Gaussian noise, whatever the proxy is; "fusion": the pipeline has no fusion network.
 
         Raises:
             RuntimeError: a part was never asked for: taking it out tested nothing.
@@ -275,6 +289,10 @@ class Synthesizer:
                 pipeline.register_modules(reference_unet=self._copied)
                 stack.callback(pipeline.register_modules, reference_unet=trained)
                 stack.callback(self._copied.register_forward_hook(note_copied).remove)
+            if "fusion" in off and pipeline.fusion is not None:
+                stack.callback(pipeline.register_modules, fusion=pipeline.fusion)
+                pipeline.register_modules(fusion=None)
+                used.add("fusion")
             if "reference" in off:
                 stack.callback(pipeline.reference_unet.register_forward_hook(empty_bank).remove)
             if "camera" in off:

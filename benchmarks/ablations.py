@@ -189,12 +189,13 @@ def sheet(store: Store, heads: Sequence[Head], shown: Sequence[Variant]) -> Pict
     return contact_sheet(rows, labels, headers=headers, tile=TILE)
 
 
-def wanted_variants(options: argparse.Namespace, preset: Preset, has_hint: bool) -> list[Variant]:
+def wanted_variants(options: argparse.Namespace, preset: Preset, synthesizer: Synthesizer) -> list[Variant]:
     every = variants(
         options.bases,
         steps=options.steps,
         guidance=options.guidance,
-        has_hint=has_hint,
+        has_hint=synthesizer.has_hint,
+        has_fusion=synthesizer.has_fusion,
         default_strength=preset.sampler.noise_strength,
     )
     chosen = {v.base for v in every if fnmatch(v.name, options.variants)}
@@ -239,7 +240,7 @@ def main() -> None:
     other = np.stack(list(render_conditions(targets.trajectory, preset.size, seed=options.identity)))
     heads = read_heads(options.work, options.heads, targets, preset.size)
     synthesizer = Synthesizer(DiffPortraitPipeline.from_preset(preset, device=options.device))
-    shown = [*BASELINES, *wanted_variants(options, preset, synthesizer.has_hint)]
+    shown = [*BASELINES, *wanted_variants(options, preset, synthesizer)]
     key = options.key or digest_of(
         {
             "preset": as_settings(preset),

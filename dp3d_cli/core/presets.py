@@ -86,8 +86,8 @@ class SamplerSettings(_Section):
         noise_strength: 1 starts from fully noised 3D-aware latents; less starts later and keeps more of
             the proxy; 0 takes no denoising step.
         refine_proxy: replace the proxy by the network's one-pass estimate before `noise_strength` applies.
-        proxy_detail: share of the proxy's fine detail in the views where it shows what the reference saw, in
-            [0, 1].
+        proxy_detail: share of the proxy's fine detail in the views where it shows what the reference saw,
+            and of what a fusion network, if the weights have one, then corrects; in [0, 1].
         published_quirks: follow the released sampler in all of `core.diffusion.sampler.Quirks`; else in none.
         view_group: how views are grouped.
     """

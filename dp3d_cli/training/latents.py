@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,13 @@ class LatentShard:
 
 @torch.inference_mode()
 def encode_shard(
-    vae: AutoencoderKL, volume: VolumeProxy, shard: Shard, rng: np.random.Generator, *, augment: bool = True
+    vae: AutoencoderKL,
+    volume: VolumeProxy,
+    shard: Shard,
+    rng: np.random.Generator,
+    *,
+    augment: bool = True,
+    strength: float = 1.0,
 ) -> LatentShard:
     """Vary the subjects of a shard, make their proxies, and encode everything.
 
@@ -80,6 +86,7 @@ def encode_shard(
         shard: K subjects.
         rng: decides.
         augment: False shows them as they are, with true masks and cameras.
+        strength: how often colours and crops vary, as a share of how often they do by default.
     """
     labels = torch.from_numpy(np.array(shard.labels))
     references, images, proxies, maps = [], [], [], []
@@ -94,7 +101,7 @@ def encode_shard(
             torch.from_numpy(shard.depths[subject].astype(np.float32))[:, None],
         )
         if augment:
-            shown = randomise(shown, rng, _AUGMENT)
+            shown = randomise(shown, rng, _weakened(_AUGMENT, strength))
         assert shown.mask is not None
         assert shown.depth is not None
         points.append(world_points(shown.depth[:, 0], shown.labels).half().numpy())
@@ -130,6 +137,16 @@ def encode_shard(
     )
 
 
+def _weakened(settings: AugmentSettings, strength: float) -> AugmentSettings:
+    return replace(
+        settings,
+        recolour=strength * settings.recolour,
+        tone=strength * settings.tone,
+        palette=strength * settings.palette,
+        crop=strength * settings.crop,
+    )
+
+
 def _planes(pictures: NDArray[np.uint8]) -> torch.Tensor:
     """uint8 [V, S, S, C] → [V, C, S, S] in [0, 1]."""
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
@@ -161,6 +178,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plain", action="store_true", help="Vary nothing.")
+    parser.add_argument("--strength", type=float, default=1.0, help="Of the variation of colours and crops.")
     parser.add_argument("--follow", action="store_true", help="Wait for further shards.")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -172,7 +190,8 @@ def main() -> None:
             if (arguments.output / folder.name).is_dir():
                 continue
             rng = np.random.default_rng((arguments.seed, int(folder.name)))
-            shard = encode_shard(vae, volume, read_shard(folder), rng, augment=not arguments.plain)
+            options = {"augment": not arguments.plain, "strength": arguments.strength}
+            shard = encode_shard(vae, volume, read_shard(folder), rng, **options)
             write_latents(arguments.output, folder.name, shard)
             logger.info("latents of %s", folder)
         if not arguments.follow:

@@ -418,6 +418,7 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import torch
+from accelerate import PartialState
 from torch import nn
 from dp3d_cli.training.loop import LoopSettings, sample_noise, train
 
@@ -435,6 +436,7 @@ module = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1), nn.Linear(1,
 module[3].requires_grad_(False)
 settings = LoopSettings(steps=6, decay_steps=1, warmup_steps=1, learning_rate=0.01, log_every=1, workers=0)
 train(module, Numbers(), loss_of, settings, Path(sys.argv[1]))
+Path(sys.argv[1] + "-processes.txt").write_text(str(PartialState().num_processes))
 """
 
 
@@ -442,10 +444,11 @@ train(module, Numbers(), loss_of, settings, Path(sys.argv[1]))
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*launch, str(script), str(tmp_path / "two")], check=True, timeout=120)
     subprocess.run([sys.executable, str(script), str(tmp_path / "one")], check=True, timeout=120)
+    worlds = {name: (tmp_path / f"{name}-processes.txt").read_text() for name in ("one", "two")}
+    assert worlds == {"one": "1", "two": "2"}
     one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two"))
     for name, expected in one["module"].items():
         torch.testing.assert_close(two["module"][name], expected, rtol=1e-6, atol=1e-7)
