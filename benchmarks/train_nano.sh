@@ -11,7 +11,7 @@ work=${1:?usage: benchmarks/train_nano.sh WORK_FOLDER}
 mkdir -p "$work/earlier"
 export OMP_NUM_THREADS=1
 module="python -m dp3d_cli.training"
-two="python -m torch.distributed.run --standalone --nproc_per_node 2 -m"
+two="python -m torch.distributed.run --standalone --nproc_per_node 2 -m --"
 git archive 78da8c2 dp3d_cli/core/weights/nano | tar -x -C "$work/earlier" --strip-components 3
 
 # Heads, each group from 8 shared cameras.
