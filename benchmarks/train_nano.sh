@@ -78,7 +78,8 @@ done
 views="$module.fusion views --weights $work/nano"
 $views --shards "$work/both" --latents "$work/both-latents" --output "$work/views"
 $views --shards "$work/val-heads" --latents "$work/val-latents" --output "$work/val-views"
-$two dp3d_cli.training.fusion train --preset presets/train/fusion.yaml --latents "$work/both-latents" \
-    --views "$work/views" --validation "$work/val-latents" --validation-views "$work/val-views" \
-    --start "$work/fusion-start" --run "$work/fusion"
-$module.fusion export --run "$work/fusion" --weights "$work/nano"
+learn="$two dp3d_cli.training.fusion train --latents $work/both-latents --views $work/views"
+learn="$learn --validation $work/val-latents --validation-views $work/val-views"
+$learn --preset presets/train/fusion.yaml --start "$work/fusion-start" --run "$work/fusion"
+$learn --preset presets/train/fusion-end.yaml --start "$work/fusion" --run "$work/fusion-end"
+$module.fusion export --run "$work/fusion" "$work/fusion-end" --weights "$work/nano"

@@ -1,8 +1,8 @@
 r"""Train the fusion network: the networks' views with the proxies' detail, corrected towards the truth.
 
 The networks are finished by then. Their views of the training heads are made once (`views`); a step takes
-pictures at random from everywhere. The loss is squared error and the perceptual distance that S is trained
-with (`stages.proxy.Perceptual`), which keeps edges that the mean alone would give up.
+pictures at random from everywhere. The loss is squared error, the perceptual distance that S is trained
+with (`stages.proxy.Perceptual`), and the difference in local sharpness, which a mean alone would give up.
 
     python -m dp3d_cli.training.fusion views --weights NANO --shards DATA --latents LATENTS --output VIEWS
     python -m dp3d_cli.training.fusion train --preset presets/train/fusion.yaml --latents LATENTS \
@@ -16,7 +16,7 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ import torch
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Dataset
 
 from dp3d_cli.core.diffusion.codec import decode_latents
@@ -38,7 +39,7 @@ from dp3d_cli.training.cache import read_shard, shard_folders
 from dp3d_cli.training.export import tidy
 from dp3d_cli.training.latents import LatentShard, read_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
-from dp3d_cli.training.nano import NanoNetworks, batch_of, mean_pass
+from dp3d_cli.training.nano import NanoNetworks, batch_of, load_mean, mean_pass
 from dp3d_cli.training.settings import build
 from dp3d_cli.training.stages.proxy import Perceptual
 
@@ -55,11 +56,13 @@ class FusionSettings:
     Attributes:
         pictures: per step.
         perceptual: weight of the perceptual distance.
+        sharpness: weight of the difference in local sharpness.
         unchanged: share of pictures whose view is the proxy itself, as of networks that change nothing.
     """
 
     pictures: int = 16
     perceptual: float = 0.1
+    sharpness: float = 0.0
     unchanged: float = 0.0
 
 
@@ -148,10 +151,24 @@ class FusionLoss:
         images, truths = (out + 1) / 2, (batch.truths + 1) / 2
         squared = (images - truths).square().mean()
         perceptual = self.perceptual(images, truths)
-        loss = squared + self.settings.perceptual * perceptual
+        blunt = (local_sharpness(images) - local_sharpness(truths)).abs().mean()
+        loss = squared + self.settings.perceptual * perceptual + self.settings.sharpness * blunt
         before = ((batch.images + 1) / 2 - truths).square().mean()
-        numbers = {"squared": squared, self.perceptual.name: perceptual, "squared_before": before}
+        numbers = {
+            "squared": squared,
+            self.perceptual.name: perceptual,
+            "sharpness": blunt,
+            "squared_before": before,
+        }
         return loss, {name: float(value.detach()) for name, value in numbers.items()}
+
+
+def local_sharpness(images: Tensor) -> Tensor:
+    """Root mean square of the Laplacian of grey values, in windows of 9 px: [B, 3, S, S] → [B, 1, S', S']."""
+    grey = images.mean(1, keepdim=True)
+    middle = grey[..., 1:-1, 1:-1]
+    laplacian = grey[..., 2:, 1:-1] + grey[..., :-2, 1:-1] + grey[..., 1:-1, 2:] + grey[..., 1:-1, :-2]
+    return (functional.avg_pool2d((laplacian - 4 * middle).square(), 9, stride=4) + 1e-6).sqrt()
 
 
 def corrected(network: Fusion, batch: FusionBatch) -> Tensor:
@@ -233,17 +250,16 @@ def _train(
     train(network, batches, FusionLoss(settings), loop, run, partial(validate, batches=watched))
 
 
-def export(run: Path, weights: Path) -> None:
-    """Write the averaged network in half precision into a pipeline's folder."""
+def export(runs: Sequence[Path], weights: Path) -> None:
+    """Write the mean of the runs' averaged networks in half precision into a pipeline's folder."""
     network = Fusion()
-    step = load_average(run, network)
+    load_mean(runs, network)
     network.half().save_pretrained(weights / FOLDER, safe_serialization=True)
     index = weights / "model_index.json"
     content = json.loads(index.read_text(encoding="utf-8"))
     content[FOLDER] = [Fusion.__module__, Fusion.__name__]
     index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tidy(weights)
-    logger.info("step %d: %s", step, weights / FOLDER)
 
 
 def main() -> None:
@@ -264,7 +280,7 @@ def main() -> None:
     fit.add_argument("--start", type=Path, help="Run to go on from.")
     fit.add_argument("--run", type=Path, required=True)
     out = actions.add_parser("export", help="Write the averaged network into a folder of weights.")
-    out.add_argument("--run", type=Path, required=True)
+    out.add_argument("--run", type=Path, nargs="+", required=True, help="Of several the mean.")
     out.add_argument("--weights", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -383,7 +383,7 @@ def pixel_worth(vae: AutoencoderKL, latents: list[LatentShard]) -> Tensor:
 
 
 def load_mean(paths: Sequence[Path], module: nn.Module) -> None:
-    """Fill `module` with the mean of the averaged weights of several checkpoints of one run."""
+    """Fill `module` with the mean of the averaged weights of several checkpoints."""
     states = []
     for path in paths:
         load_average(path, module)

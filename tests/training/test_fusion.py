@@ -12,8 +12,17 @@ from dp3d_cli.core.diffusion.codec import decode_latents
 from dp3d_cli.core.diffusion.fusion import Fusion
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline, to_uint8
 from dp3d_cli.core.weights.manifest import problems
+from dp3d_cli.training.augment import soften
 from dp3d_cli.training.export import write_pipeline
-from dp3d_cli.training.fusion import FusionBatches, FusionLoss, FusionSettings, export, make_views, validate
+from dp3d_cli.training.fusion import (
+    FusionBatches,
+    FusionLoss,
+    FusionSettings,
+    export,
+    local_sharpness,
+    make_views,
+    validate,
+)
 from dp3d_cli.training.latents import LatentShard, write_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.nano import NanoNetworks
@@ -98,6 +107,29 @@ def test_training_learns_what_is_wrong_with_the_pictures(latents: Path, tmp_path
     assert validate(network.eval(), batches)["psnr"] > before["psnr"] + 3
 
 
+def test_local_sharpness_knows_how_much_and_where() -> None:
+    checks = torch.zeros(1, 3, 64, 64)
+    checks[..., ::2, ::2] = 1
+    checks[..., 1::2, 1::2] = 1
+    flat, fine = torch.full_like(checks, 0.5), checks.clone()
+    fine[..., 32:] = 0.5  # sharp on the left only
+    found = local_sharpness(fine)
+    assert float(local_sharpness(flat).max()) < 0.01
+    torch.testing.assert_close(found[..., :5], torch.full_like(found[..., :5], 4.0))  # of a chequerboard
+    assert float(found[..., -5:].max()) < 0.01
+    torch.testing.assert_close(local_sharpness(0.5 * checks), 0.5 * local_sharpness(checks))
+
+
+def test_a_blurred_picture_costs_more_with_a_weight_on_sharpness(latents: Path) -> None:
+    batch = FusionBatches(latents, None, SETTINGS, 0, 1)[0]
+    without, numbers = FusionLoss(SETTINGS)(Fusion((8, 16)), batch, torch.Generator())
+    with_weight, _ = FusionLoss(replace(SETTINGS, sharpness=0.5))(Fusion((8, 16)), batch, torch.Generator())
+    torch.testing.assert_close(with_weight - without, torch.tensor(0.5 * numbers["sharpness"]))
+    blurred = replace(batch, images=soften(batch.truths, 2.0))
+    _, worse = FusionLoss(SETTINGS)(Fusion((8, 16)), blurred, torch.Generator())
+    assert worse["sharpness"] > 10 * numbers["sharpness"]
+
+
 def test_views_are_the_networks_own_and_with_the_proxies_detail() -> None:
     torch.manual_seed(0)
     vae, subject = AutoencoderKL(**CODEC).eval(), shard(0)
@@ -125,7 +157,7 @@ def test_the_export_is_part_of_the_pipelines_folder(latents: Path, tmp_path: Pat
         settings,
         tmp_path / "run",
     )
-    export(tmp_path / "run", weights)
+    export([tmp_path / "run"], weights)
     assert problems(weights) == []
     loaded = DiffPortraitPipeline.from_pretrained(weights).fusion
     load_average(tmp_path / "run", network)
