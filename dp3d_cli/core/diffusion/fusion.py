@@ -42,6 +42,9 @@ def with_detail(images: Tensor, proxies: Tensor, decoded: Tensor, share: Tensor)
 class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carries no types
     """Corrects what `with_detail` made; starts as the identity.
 
+    What the portrait shows of the background stands still and is right already: there nothing is corrected,
+    and what corrections have of grain does not show on smooth walls.
+
     Args:
         channels: of the U-net at 1/4, 1/8, 1/16, ... of the side.
     """
@@ -69,5 +72,6 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
         """
         pictures = (torch.cat([images, views, proxies], 1) + 1) / 2
         _, correction = self.encoder(torch.cat([pictures, confidences, coverages], 1))
-        out: Tensor = images + functional.pixel_shuffle(correction, PATCH)
+        open_to_it = 1 - (1 - coverages) * confidences
+        out: Tensor = images + open_to_it * functional.pixel_shuffle(correction, PATCH)
         return out

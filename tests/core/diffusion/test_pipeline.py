@@ -292,6 +292,20 @@ def test_fusion_reads_each_of_its_inputs() -> None:
             assert not torch.allclose(fusion(*changed), expected, atol=1e-2)
 
 
+def test_fusion_leaves_a_background_that_the_portrait_shows() -> None:
+    fusion = Fusion((8, 16)).eval()
+    torch.nn.init.constant_(fusion.encoder.slices.bias, 0.2)
+    images, maps = random_images(1, size=64), torch.zeros(1, 1, 64, 64)
+    confidences, coverages = maps.clone(), maps.clone()
+    confidences[..., :32] = 1  # shown on the left
+    coverages[..., :16, :] = 1  # the person is above
+    with torch.inference_mode():
+        change = fusion(images, images, images, confidences, coverages) - images
+    assert_same(change[..., 16:, :32], torch.zeros(1, 3, 48, 32))
+    assert_same(change[..., :16, :], torch.full((1, 3, 16, 64), 0.2))
+    assert_same(change[..., 32:], torch.full((1, 3, 64, 32), 0.2))
+
+
 def test_a_pipeline_comes_back_with_its_fusion_and_without_one(
     own_pipeline: DiffPortraitPipeline, tmp_path: Path
 ) -> None:
