@@ -43,14 +43,16 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
     """Corrects what `with_detail` made; starts as the identity.
 
     What the portrait shows of the background stands still and is right already: there nothing is corrected,
-    and what corrections have of grain does not show on smooth walls.
+    and what corrections have of grain does not show on smooth walls. What it shows of the person may change
+    by little only: a network that knows procedural heads would move the features of real faces.
 
     Args:
         channels: of the U-net at 1/4, 1/8, 1/16, ... of the side.
+        limit: largest correction where the proxy is trusted, on a scale of [-1, 1].
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, channels: tuple[int, ...] = (64, 96, 128, 160)) -> None:
+    def __init__(self, channels: tuple[int, ...] = (64, 96, 128, 160), limit: float = 0.1) -> None:
         super().__init__()
         self.encoder = Encoder(11, tuple(channels), 3 * PATCH**2)
         zero_init(self.encoder.slices)
@@ -58,7 +60,7 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
     def forward(
         self, images: Tensor, views: Tensor, proxies: Tensor, confidences: Tensor, coverages: Tensor
     ) -> Tensor:
-        """Corrected pictures.
+        """Corrected pictures; in training without the limit (`self.training`).
 
         Args:
             images: [N, 3, S, S] in [-1, 1], from `with_detail`.
@@ -72,6 +74,9 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
         """
         pictures = (torch.cat([images, views, proxies], 1) + 1) / 2
         _, correction = self.encoder(torch.cat([pictures, confidences, coverages], 1))
-        open_to_it = 1 - (1 - coverages) * confidences
-        out: Tensor = images + open_to_it * functional.pixel_shuffle(correction, PATCH)
+        correction = functional.pixel_shuffle(correction, PATCH)
+        if not self.training:
+            limit = self.config.limit
+            correction = torch.lerp(correction, limit * torch.tanh(correction / limit), confidences)
+        out: Tensor = images + (1 - (1 - coverages) * confidences) * correction
         return out
