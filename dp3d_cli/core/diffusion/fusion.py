@@ -52,7 +52,7 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, channels: tuple[int, ...] = (64, 96, 128, 160), limit: float = 0.1) -> None:
+    def __init__(self, channels: tuple[int, ...] = (64, 96, 128, 160), limit: float = 0.12) -> None:
         super().__init__()
         self.encoder = Encoder(11, tuple(channels), 3 * PATCH**2)
         zero_init(self.encoder.slices)

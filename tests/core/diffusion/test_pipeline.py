@@ -272,7 +272,8 @@ def test_an_untrained_fusion_changes_nothing_and_a_trained_one_by_the_share(
     own_pipeline.register_modules(fusion=fusion)
     assert_same(run(1.0), detailed)
     torch.nn.init.constant_(fusion.encoder.slices.bias, -0.1)  # everything darker, less where it is trusted
-    darker = torch.lerp(torch.tensor(0.1), 0.1 * torch.tanh(torch.tensor(1.0)), trust)
+    limit = fusion.config.limit
+    darker = torch.lerp(torch.tensor(0.1), torch.tensor(limit * np.tanh(0.1 / limit)).float(), trust)
     assert_same(run(1.0), (detailed - darker).clamp(-1, 1))
     assert_same(run(0.5), (half - darker / 2).clamp(-1, 1))
     assert_same(run(0.0), alone)
@@ -304,7 +305,9 @@ def test_fusion_leaves_a_background_that_the_portrait_shows() -> None:
         change = fusion(images, images, images, confidences, coverages) - images
     assert_same(change[..., 16:, :32], torch.zeros(1, 3, 48, 32))
     assert_same(change[..., :16, 32:], torch.full((1, 3, 16, 32), 0.2))
-    little = 0.1 * float(np.tanh(2))  # of a person that the portrait shows
+    little = fusion.config.limit * float(
+        np.tanh(0.2 / fusion.config.limit)
+    )  # of a person that the portrait shows
     assert_same(change[..., :16, :32], torch.full((1, 3, 16, 32), little))
     assert_same(change[..., 32:], torch.full((1, 3, 64, 32), 0.2))
 
