@@ -172,9 +172,9 @@ def local_sharpness(images: Tensor) -> Tensor:
 
 
 def corrected(network: Fusion, batch: FusionBatch) -> Tensor:
-    """[B, 3, S, S] around [-1, 1]."""
-    out: Tensor = network(batch.images, batch.views, batch.proxies, batch.confidences, batch.coverages)
-    return out
+    """[B, 3, S, S] around [-1, 1], without the limits of `Fusion.forward`."""
+    inputs = (batch.images, batch.views, batch.proxies, batch.confidences, batch.coverages)
+    return batch.images + network.correction(*inputs)
 
 
 @torch.inference_mode()
@@ -227,7 +227,7 @@ def _make_all(weights: Path, shards: Path, latents: Path, output: Path) -> None:
             continue
         made = make_views(networks, vae, read_latents(folder), read_shard(shards / folder.name).images)
         draft = target.with_name(f".{target.name}")
-        np.save(draft.with_suffix(".npy"), made)
+        np.save(draft, made)
         draft.replace(target)
         logger.info("views of %s", folder)
 

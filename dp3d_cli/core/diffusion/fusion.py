@@ -4,7 +4,7 @@ Two ways. `with_detail` is a rule without weights: coarse from the views, fine f
 network that starts from the rule's picture and corrects it, as the decoders of asymmetric autoencoders do
 that see the picture beside its latents (Zhu et al. 2023, arXiv 2306.04632). The paper has neither.
 
-Axes: N views, S image side, a multiple of 8 times 4.
+Axes: N views, S image side, a multiple of 4 times 2 for every further level of the U-net (32 by default).
 """
 
 from __future__ import annotations
@@ -57,10 +57,18 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
         self.encoder = Encoder(11, tuple(channels), 3 * PATCH**2)
         zero_init(self.encoder.slices)
 
+    def correction(
+        self, images: Tensor, views: Tensor, proxies: Tensor, confidences: Tensor, coverages: Tensor
+    ) -> Tensor:
+        """What the network would add, [N, 3, S, S], which is what it is trained on; arguments as `forward`."""
+        pictures = (torch.cat([images, views, proxies], 1) + 1) / 2
+        _, patches = self.encoder(torch.cat([pictures, confidences, coverages], 1))
+        return functional.pixel_shuffle(patches, PATCH)
+
     def forward(
         self, images: Tensor, views: Tensor, proxies: Tensor, confidences: Tensor, coverages: Tensor
     ) -> Tensor:
-        """Corrected pictures; in training without the limit (`self.training`).
+        """Pictures with as much of the correction as the class says.
 
         Args:
             images: [N, 3, S, S] in [-1, 1], from `with_detail`.
@@ -72,11 +80,7 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
         Returns:
             [N, 3, S, S] around [-1, 1].
         """
-        pictures = (torch.cat([images, views, proxies], 1) + 1) / 2
-        _, correction = self.encoder(torch.cat([pictures, confidences, coverages], 1))
-        correction = functional.pixel_shuffle(correction, PATCH)
-        if not self.training:
-            limit = self.config.limit
-            correction = torch.lerp(correction, limit * torch.tanh(correction / limit), confidences)
-        out: Tensor = images + (1 - (1 - coverages) * confidences) * correction
-        return out
+        correction = self.correction(images, views, proxies, confidences, coverages)
+        limit = self.config.limit
+        little = torch.lerp(correction, limit * torch.tanh(correction / limit), confidences)
+        return images + (1 - (1 - coverages) * confidences) * little
