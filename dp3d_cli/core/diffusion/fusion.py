@@ -60,7 +60,7 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
     def correction(
         self, images: Tensor, views: Tensor, proxies: Tensor, confidences: Tensor, coverages: Tensor
     ) -> Tensor:
-        """What the network would add, [N, 3, S, S], which is what it is trained on; arguments as `forward`."""
+        """What the network would add, [N, 3, S, S]: what it is trained on. Arguments as `forward`."""
         pictures = (torch.cat([images, views, proxies], 1) + 1) / 2
         _, patches = self.encoder(torch.cat([pictures, confidences, coverages], 1))
         return functional.pixel_shuffle(patches, PATCH)
