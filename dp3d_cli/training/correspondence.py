@@ -11,20 +11,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp3d_cli.core.diffusion.attention import ProjectedBank, repeat_over_views, split_heads
+from dp3d_cli.core.diffusion.attention import KeysValues, ProjectedBank, repeat_over_views, split_heads
 from dp3d_cli.core.diffusion.trunk import parts_of
 from dp3d_cli.core.diffusion.view_unet import ViewUNet
 from dp3d_cli.core.proxies.geometry import camera_rays
 
 _SAME_PLACE = 0.06  # neighbouring tokens are not further apart, what hides a place is [world units]
 
-Looked = tuple[Tensor, Tensor]
-"""Queries [N, heads, T, c] of the views and keys [B, heads, n * T, c] of the references, of one layer."""
+
+@dataclass(frozen=True)
+class Looked:
+    """What one layer of attention did.
+
+    Attributes:
+        query: [N, heads, T, c] of the views.
+        own: [N, heads, T, c] keys of the views.
+        key: [N, heads, n * T, c] of the references.
+        taken: [N, T, C] what the layer would answer if it looked at the references only.
+    """
+
+    query: Tensor
+    own: Tensor
+    key: Tensor
+    taken: Tensor
 
 
 def world_points(depths: Tensor, labels: Tensor) -> Tensor:
@@ -97,7 +112,7 @@ def _answers(flat: Tensor, reference: Tensor, label: Tensor, side: int) -> Tenso
 
 @contextmanager
 def watch_decoder(unet: ViewUNet, bank: ProjectedBank | None, looked: list[Looked]) -> Iterator[None]:
-    """Collect queries and keys of the attention to the references while the backbone runs.
+    """Collect what the attention to the references does while the backbone runs.
 
     Of the decoder only: what the camera conditions say reaches no layer before it.
     """
@@ -107,13 +122,17 @@ def watch_decoder(unet: ViewUNet, bank: ProjectedBank | None, looked: list[Looke
     decoder = [layer for block in unet.up_blocks for layer in parts_of(block, "attentions")]
     entries = bank.layers[len(bank.layers) - len(decoder) :]
     handles = []
-    for layer, (key, _) in zip(decoder, entries, strict=True):
+    for layer, entry in zip(decoder, entries, strict=True):
         attention = layer.get_submodule("transformer_blocks.0.attn1")
 
-        def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor, key: Tensor = key) -> None:
-            looked.append((split_heads(output, key.shape[1]), key))
+        def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor, entry: KeysValues = entry) -> None:
+            key, value = (repeat_over_views(each, len(inputs[0])) for each in entry)
+            queries, own = (module.get_submodule(name)(inputs[0]) for name in ("to_q", "to_k"))
+            query, own = split_heads(queries, key.shape[1]), split_heads(own, key.shape[1])
+            attended = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+            looked.append(Looked(query, own, key, module.get_submodule("to_out.0")(attended)))
 
-        handles.append(attention.get_submodule("to_q").register_forward_hook(keep))
+        handles.append(attention.register_forward_hook(keep))
     try:
         yield
     finally:
@@ -121,15 +140,30 @@ def watch_decoder(unet: ViewUNet, bank: ProjectedBank | None, looked: list[Looke
             handle.remove()
 
 
-def attention_error(query: Tensor, key: Tensor, answers: Tensor) -> Tensor:
-    """Cross-entropy between answers and attention over the references, a mean over tokens with an answer.
+def attention_error(looked: Looked, answers: Tensor) -> Tensor:
+    """Cross-entropy between answers [N, T, n * T] and attention, a mean over tokens with an answer.
+
+    The attention is that of all heads together, over own tokens and references: it is right where one head
+    looks at the right places of the references, and what the other heads look at does not matter much.
+    """
+    keys = torch.cat([looked.own, looked.key], 2)
+    logits = looked.query @ keys.transpose(-1, -2) / keys.shape[-1] ** 0.5
+    own = looked.own.shape[2]
+    shares = functional.softmax(logits, -1).mean(1)[..., own:].clamp_min(1e-8).log()
+    return -(answers * shares).sum() / answers.sum().clamp_min(1)
+
+
+def taken_error(looked: Looked, reader: nn.Module, images: Tensor, answers: Tensor) -> Tensor:
+    """How badly a linear reader tells from what a layer takes what the views show there.
 
     Args:
-        query: [N, heads, T, c] of the views.
-        key: [B, heads, n * T, c] of the references.
-        answers: [N, T, n * T].
+        looked: of a layer with T = t * t tokens.
+        reader: [N, T, C] to [N, T, D] with D numbers for all the latents under a token.
+        images: [N, c, h, w] clean latents of the views.
+        answers: [N, T, n * T]; tokens without an answer do not count.
     """
-    key = repeat_over_views(key, len(query))
-    logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
-    looked = functional.softmax(logits, -1).mean(1).clamp_min(1e-8).log()
-    return -(answers * looked).sum() / answers.sum().clamp_min(1)
+    side = round(looked.taken.shape[1] ** 0.5)
+    target = functional.pixel_unshuffle(images, images.shape[-1] // side).flatten(2).transpose(1, 2)
+    known = answers.sum(-1)
+    error = (reader(looked.taken) - target).square().mean(-1)
+    return (known * error).sum() / known.sum().clamp_min(1)

@@ -40,10 +40,17 @@ from dp3d_cli.core.diffusion.codec import decode_latents
 from dp3d_cli.core.diffusion.configs import Sizes, build_networks, nano
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.core.diffusion.sampler import ddim_scheduler
+from dp3d_cli.core.diffusion.trunk import parts_of
 from dp3d_cli.core.presets import read_yaml_mapping
 from dp3d_cli.training.augment import Recolouring
 from dp3d_cli.training.cache import shard_folders
-from dp3d_cli.training.correspondence import Looked, attention_error, right_answers, watch_decoder
+from dp3d_cli.training.correspondence import (
+    Looked,
+    attention_error,
+    right_answers,
+    taken_error,
+    watch_decoder,
+)
 from dp3d_cli.training.export import write_pipeline
 from dp3d_cli.training.latents import LatentShard, read_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
@@ -52,6 +59,7 @@ from dp3d_cli.training.start import load_start
 
 logger = logging.getLogger(__name__)
 
+_LATE = 0.1  # of all timesteps, the last
 _NUDGE = 0.1  # change of a latent that counts as small; their standard deviation is 1
 
 
@@ -71,7 +79,10 @@ class NanoSettings:
         mean_weights: exponent of a latent channel's worth in pixels (`pixel_worth`) in the mean pass's loss;
             2 is the error in pixels.
         denoise_weights: the same in that of denoising.
-        look: weight of the attention's error.
+        noisiest: share of the denoising steps without a hint whose timesteps are in the last tenth, where the
+            references are all that shows what a subject looks like.
+        look: weight of the error in where attention looks.
+        take: weight of the error in what it takes from there.
         look_side: tokens along a side of the decoder's layers that it is taken from.
     """
 
@@ -85,7 +96,9 @@ class NanoSettings:
     references: int = 1
     mean_weights: float = 2.0
     denoise_weights: float = 1.0
+    noisiest: float = 0.0
     look: float = 0.0
+    take: float = 0.0
     look_side: int = 16
 
 
@@ -222,6 +235,13 @@ class NanoNetworks(nn.Module):
         self.reference_unet = networks.reference_unet
         self.controlnet = networks.controlnet
         self.empty_prompt = networks.empty_prompt
+        channels = int(sizes.trunk["in_channels"])
+        decoder = enumerate(reversed(self.unet.up_blocks))
+        self.readers = nn.ModuleList(
+            nn.Linear(layer.proj_out.out_channels, channels * 4**level)
+            for level, block in reversed(list(decoder))
+            for layer in parts_of(block, "attentions")
+        )
 
     def forward(
         self,
@@ -288,19 +308,21 @@ class NanoLoss:
     ) -> tuple[Tensor, Mapping[str, float]]:
         """One step's loss; for the mean pass also how far it is below the proxy's own error."""
         settings = self.settings
-        draws = torch.rand(3, generator=generator).tolist()
+        draws = torch.rand(4, generator=generator).tolist()
         use_reference = draws[0] >= settings.drop_reference + settings.drop_both
         use_camera = not (
             draws[0] < settings.drop_both or draws[0] >= 1 - settings.drop_camera
         )  # one draw for both, so that shares add up
         if draws[1] < settings.mean_share:
             return self._mean_pass(module, batch, use_reference, use_camera)
-        timesteps = torch.randint(len(self.alphas), (batch.subjects,), generator=generator)
+        hint = torch.zeros_like(batch.hint) if draws[2] < settings.drop_hint else None
+        is_late = hint is not None and draws[3] < settings.noisiest
+        earliest = int((1 - _LATE) * len(self.alphas)) if is_late else 0
+        timesteps = torch.randint(earliest, len(self.alphas), (batch.subjects,), generator=generator)
         alpha = self.alphas[timesteps].repeat_interleave(batch.num_views).view(-1, 1, 1, 1)
         noise = torch.randn(batch.images.shape, generator=generator)
         noisy = alpha.sqrt() * batch.images + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.images
-        hint = torch.zeros_like(batch.hint) if draws[2] < settings.drop_hint else None
         looked: list[Looked] = []
         prediction = module(
             noisy,
@@ -312,21 +334,31 @@ class NanoLoss:
             looked=looked,
         )
         loss = ((prediction - target).square() * self.denoise_weights).mean()
-        name = "plain" if hint is not None else "denoise"
-        return self._taught(loss, looked, batch, {name: float(loss.detach())})
+        name = "denoise" if hint is None else "late" if is_late else "plain"
+        return self._taught(module, loss, looked, batch, {name: float(loss.detach())})
 
     def _taught(
-        self, loss: Tensor, looked: list[Looked], batch: NanoBatch, numbers: dict[str, float]
+        self,
+        module: NanoNetworks,
+        loss: Tensor,
+        looked: list[Looked],
+        batch: NanoBatch,
+        numbers: dict[str, float],
     ) -> tuple[Tensor, Mapping[str, float]]:
-        """The loss with that of where attention looks."""
-        if batch.answers is None:
+        """The loss with that of where attention looks and of what it takes."""
+        answers = batch.answers
+        if answers is None or not looked:
             return loss, numbers
-        tokens = batch.answers.shape[1]
-        errors = [attention_error(q, k, batch.answers) for q, k in looked if q.shape[2] == tokens]
-        if not errors:
-            return loss, numbers
-        error = torch.stack(errors).mean()
-        return loss + self.settings.look * error, {**numbers, "look": float(error.detach())}
+        layers = [
+            (layer, reader)
+            for layer, reader in zip(looked, module.readers, strict=True)
+            if layer.query.shape[2] == answers.shape[1]
+        ]
+        look = torch.stack([attention_error(layer, answers) for layer, _ in layers]).mean()
+        errors = [taken_error(layer, reader, batch.images, answers) for layer, reader in layers]
+        take = torch.stack(errors).mean()
+        numbers = {**numbers, "look": float(look.detach()), "take": float(take.detach())}
+        return loss + self.settings.look * look + self.settings.take * take, numbers
 
     def _mean_pass(
         self, module: NanoNetworks, batch: NanoBatch, use_reference: bool, use_camera: bool
@@ -337,7 +369,7 @@ class NanoLoss:
         )
         error = self.mean_error(estimate, batch)
         now, before = float(error.detach()), float(self.mean_error(batch.proxies, batch))
-        return self._taught(error, looked, batch, {"mean": now, "mean_of_proxy": now / before})
+        return self._taught(module, error, looked, batch, {"mean": now, "mean_of_proxy": now / before})
 
     def mean_error(self, estimate: Tensor, batch: NanoBatch) -> Tensor:
         """Weighted mean squared error of estimated clean latents [B * V, C, h, w]."""

@@ -1,5 +1,7 @@
 """Where attention should look: answers from geometry, and the loss that teaches them."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -10,6 +12,7 @@ from dp3d_cli.training.correspondence import (
     Looked,
     attention_error,
     right_answers,
+    taken_error,
     watch_decoder,
     world_points,
 )
@@ -99,19 +102,53 @@ def test_what_is_beside_the_subject_looks_at_its_own_place() -> None:
     torch.testing.assert_close(answers[corner, corner], torch.ones(4))
 
 
+def layer(query: torch.Tensor, key: torch.Tensor, own: torch.Tensor | None = None) -> Looked:
+    """What a layer of one head and four tokens did."""
+    mine = (
+        torch.full((1, 1, 4, 4), -1e6) if own is None else own
+    )  # by default it looks at no token of its own
+    return Looked(query, mine, key, torch.zeros(1, 4, 4))
+
+
 def test_attention_error_falls_to_the_answers_entropy() -> None:
     answers = torch.eye(4)[[2, 0, 3, 1]][None]
     query = torch.eye(4)[[2, 0, 3, 1]].view(1, 1, 4, 4)
     key = torch.eye(4).view(1, 1, 4, 4)
-    unsure = attention_error(torch.zeros_like(query), key, answers)
-    torch.testing.assert_close(unsure, torch.tensor(4.0).log())
-    assert float(attention_error(200 * query, key, answers)) < 1e-3
-    assert float(attention_error(200 * query.flip(2), key, answers)) > 5
-    nothing = attention_error(query, key, torch.zeros_like(answers))
+    unsure = attention_error(layer(1e-3 + torch.zeros_like(query), key), answers)
+    torch.testing.assert_close(unsure, torch.tensor(4.0).log(), atol=1e-3, rtol=0)
+    assert float(attention_error(layer(200 * query, key), answers)) < 1e-3
+    assert float(attention_error(layer(200 * query.flip(2), key), answers)) > 5
+    nothing = attention_error(layer(query, key), torch.zeros_like(answers))
     assert float(nothing) == 0
 
 
-def test_the_decoders_queries_and_keys_are_seen_and_carry_gradients() -> None:
+def test_attention_to_own_tokens_counts_as_an_error() -> None:
+    answers = torch.eye(4)[None]
+    query = 200 * torch.eye(4).view(1, 1, 4, 4)
+    key = torch.eye(4).view(1, 1, 4, 4)
+    half = attention_error(layer(query, key, own=key), answers)
+    torch.testing.assert_close(half, torch.tensor(2.0).log())
+    heads = Looked(*(torch.cat([each, each], 1) for each in (query, -key, key)), torch.zeros(1, 4, 8))
+    assert float(attention_error(heads, answers)) < 1e-3
+    one = Looked(
+        heads.query, torch.cat([-key, 2 * key], 1), heads.key, heads.taken
+    )  # the second looks at itself
+    torch.testing.assert_close(attention_error(one, answers), torch.tensor(2.0).log())
+
+
+def test_taken_error_is_that_of_the_latents_under_each_token_with_an_answer() -> None:
+    images = torch.arange(16.0).view(1, 1, 4, 4)
+    under = torch.tensor([[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]).float()[None]
+    looked = replace(layer(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)), taken=under)
+    answers = torch.eye(4)[None]
+    assert float(taken_error(looked, torch.nn.Identity(), images, answers)) == 0
+    wrong = replace(looked, taken=under + torch.tensor([2.0, 0, 0, 0]).view(1, 4, 1))
+    assert float(taken_error(wrong, torch.nn.Identity(), images, answers)) == 1  # 4 of one token in four
+    answers[0, 0, 0] = 0
+    assert float(taken_error(wrong, torch.nn.Identity(), images, answers)) == 0
+
+
+def test_what_the_decoder_looks_at_and_takes_is_seen_and_carries_gradients() -> None:
     torch.manual_seed(0)
     networks = build_networks(tiny_sizes())
     unet, prompt = networks.unet, networks.empty_prompt()
@@ -122,11 +159,30 @@ def test_the_decoders_queries_and_keys_are_seen_and_carry_gradients() -> None:
         unet(latents, 5, prompt, num_views=2, reference_bank=bank)
     decoder = [layer for block in unet.up_blocks for layer in parts_of(block, "attentions")]
     assert len(looked) == len(decoder)
-    for query, key in looked:
-        assert query.shape[0] == 2
-        assert query.shape[1] == key.shape[1]
-        assert query.shape[2:] == key.shape[2:]
-        assert query.requires_grad
+    for each in looked:
+        assert each.query.shape == each.own.shape == each.key.shape
+        assert each.query.shape[0] == 2
+        assert each.taken.shape == (2, each.query.shape[2], each.query.shape[1] * each.query.shape[3])
+        assert each.query.requires_grad
+        assert each.taken.requires_grad
     count = len(looked)
     unet(latents, 5, prompt, num_views=2, reference_bank=bank)
     assert len(looked) == count
+
+
+def test_what_is_taken_is_attention_over_the_references_alone() -> None:
+    torch.manual_seed(0)
+    networks = build_networks(tiny_sizes())
+    unet, prompt = networks.unet, networks.empty_prompt()
+    latents = torch.randn(2, 4, 8, 8)
+    bank = unet.project_reference(networks.reference_unet(latents[:1], 5, prompt))
+    looked: list[Looked] = []
+    with watch_decoder(unet, bank, looked), torch.no_grad():
+        unet(latents, 5, prompt, num_views=2, reference_bank=bank)
+    attention = parts_of(unet.up_blocks[0], "attentions")[0].get_submodule("transformer_blocks.0.attn1")
+    _, value = bank.layers[len(bank.layers) - len(looked)]
+    shares = torch.softmax(
+        looked[0].query @ looked[0].key.transpose(-1, -2) / looked[0].key.shape[-1] ** 0.5, -1
+    )
+    expected = attention.get_submodule("to_out.0")((shares @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(looked[0].taken, expected)

@@ -151,8 +151,8 @@ def test_steps_may_have_further_references_with_answers_for_each(data: tuple[Pat
     assert NanoBatches(*data, SETTINGS, seed=0, steps=1)[0].answers is None
 
 
-def test_what_attention_looks_at_is_part_of_the_loss(data: tuple[Path, Path]) -> None:
-    settings = replace(SETTINGS, references=2, look=0.1, look_side=4, drop_reference=0, drop_both=0)
+def test_what_attention_looks_at_and_takes_is_part_of_the_loss(data: tuple[Path, Path]) -> None:
+    settings = replace(SETTINGS, references=2, look=0.1, take=0.2, look_side=4, drop_reference=0, drop_both=0)
     batch = NanoBatches(*data, settings, seed=0, steps=2)[0]
     torch.manual_seed(0)
     module = NanoNetworks(sizes())
@@ -160,8 +160,40 @@ def test_what_attention_looks_at_is_part_of_the_loss(data: tuple[Path, Path]) ->
         loss = NanoLoss(replace(settings, mean_share=share), torch.ones(8))
         taught, numbers = loss(module, batch, torch.Generator().manual_seed(0))
         plain, _ = loss(module, replace(batch, answers=None), torch.Generator().manual_seed(0))
-        torch.testing.assert_close(taught - plain, torch.tensor(0.1 * numbers["look"]))
-        assert 1 < numbers["look"] < 5  # log(16) where attention knows nothing
+        torch.testing.assert_close(
+            taught - plain, torch.tensor(0.1 * numbers["look"] + 0.2 * numbers["take"]), atol=1e-5, rtol=1e-4
+        )
+        assert 1 < numbers["look"] < 5  # log(32) where attention knows nothing
+        assert numbers["take"] > 0.01
+        taught.backward()
+        readers = [reader.weight.grad is not None for reader in module.readers]
+        assert readers == [True, True, False, False]  # 4 x 4 tokens, then 8 x 8
+        module.zero_grad()
+
+
+def test_some_steps_without_a_hint_are_at_the_noisiest_timesteps(data: tuple[Path, Path]) -> None:
+    settings = replace(SETTINGS, mean_share=0, drop_hint=0.5, noisiest=0.5)
+    batch = NanoBatches(*data, settings, seed=0, steps=1)[0]
+    seen: dict[str, list[int]] = {}
+
+    class Module(NanoNetworks):
+        def forward(
+            self, sample: torch.Tensor, timesteps: torch.Tensor, *_: object, **__: object
+        ) -> torch.Tensor:
+            self.timesteps = timesteps
+            return sample
+
+    module = Module(sizes())
+    loss = NanoLoss(settings, torch.ones(8))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        _, numbers = loss(module, batch, generator)
+        (name,) = numbers
+        seen.setdefault(name, []).extend(module.timesteps.tolist())
+    assert min(seen["late"]) >= 900
+    assert min(seen["plain"]) < 300
+    assert min(seen["denoise"]) < 300
+    assert all(10 < len(each) < 90 for each in seen.values())
 
 
 def test_an_untrained_mean_pass_is_the_proxy(data: tuple[Path, Path], vae: AutoencoderKL) -> None:
