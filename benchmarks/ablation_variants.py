@@ -28,7 +28,7 @@ from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
 from dp3d_cli.training.start import copy_backbone
 
 Pictures = NDArray[np.uint8]
-Switch = Literal["reference", "copied", "camera", "hint", "noise", "fusion"]
+Switch = Literal["reference", "copied", "camera", "hint", "noise"]
 
 WITHOUT_PROXY: Mapping[str, Any] = {"refine_proxy": False, "proxy_detail": 0.0}
 """Sampler arguments under which the proxy is a start and a condition only, and no part of the view."""
@@ -127,7 +127,10 @@ CHANGES: Mapping[str, tuple[str, Callable[[Variant], Variant]]] = {
         lambda v: replace(v, condition="other-identity"),
     ),
     "no-hint": ("an empty explicit hint", lambda v: replace(v, off=v.off | {"hint"})),
-    "no-fusion": ("the proxy's detail by rule alone", lambda v: replace(v, off=v.off | {"fusion"})),
+    "no-fusion": (
+        "the proxy's detail by rule alone",
+        lambda v: replace(v, sampler={**v.sampler, "fusion": 0.0}),
+    ),
     "random-noise": (
         "Gaussian noise instead of 3D-aware noise",
         lambda v: replace(v, off=v.off | {"noise"}),
@@ -254,7 +257,7 @@ class Synthesizer:
 
         "reference": the bank has no tokens, so that each view attends to itself alone; "copied": the
         backbone's weights in F_ref; "camera": residuals of zero; "hint": a hint of zeros; "noise": the start
-        is unit Gaussian noise, whatever the proxy is; "fusion": the pipeline has no fusion network.
+        is unit Gaussian noise, whatever the proxy is.
 
         Raises:
             RuntimeError: a part was never asked for: taking it out tested nothing.
@@ -289,10 +292,6 @@ class Synthesizer:
                 pipeline.register_modules(reference_unet=self._copied)
                 stack.callback(pipeline.register_modules, reference_unet=trained)
                 stack.callback(self._copied.register_forward_hook(note_copied).remove)
-            if "fusion" in off and pipeline.fusion is not None:
-                stack.callback(pipeline.register_modules, fusion=pipeline.fusion)
-                pipeline.register_modules(fusion=None)
-                used.add("fusion")
             if "reference" in off:
                 stack.callback(pipeline.reference_unet.register_forward_hook(empty_bank).remove)
             if "camera" in off:

@@ -86,8 +86,9 @@ class SamplerSettings(_Section):
         noise_strength: 1 starts from fully noised 3D-aware latents; less starts later and keeps more of
             the proxy; 0 takes no denoising step.
         refine_proxy: replace the proxy by the network's one-pass estimate before `noise_strength` applies.
-        proxy_detail: share of the proxy's fine detail in the views where it shows what the reference saw,
-            and of what a fusion network, if the weights have one, then corrects; in [0, 1].
+        proxy_detail: share of the proxy's fine detail in the views where it shows what the reference saw.
+        fusion: share of what a fusion network, if the weights have one, then corrects; of that share, as much
+            as `proxy_detail` says.
         published_quirks: follow the released sampler in all of `core.diffusion.sampler.Quirks`; else in none.
         view_group: how views are grouped.
     """
@@ -100,6 +101,7 @@ class SamplerSettings(_Section):
     noise_strength: float = Field(default=1.0, ge=0.0, le=1.0)
     refine_proxy: bool = False
     proxy_detail: float = Field(default=0.0, ge=0.0, le=1.0)
+    fusion: float = Field(default=1.0, ge=0.0, le=1.0)
     published_quirks: bool = False
     view_group: ViewGroupSettings = ViewGroupSettings()
 

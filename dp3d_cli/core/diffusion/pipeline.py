@@ -254,6 +254,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         noise_strength: float | None = None,
         refine_proxy: bool | None = None,
         proxy_detail: float | None = None,
+        fusion: float | None = None,
         seed: int | None = None,
         subject_id: str = "",
         view_names: Sequence[str] | None = None,
@@ -286,7 +287,9 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
             refine_proxy: first replace the proxy by the network's estimate of the clean views at the noisiest
                 timestep.
             proxy_detail: in [0, 1]: share of the proxy's fine detail that replaces the networks' where the
-                proxy is trusted, and of what the fusion network then corrects. See `core.diffusion.fusion`.
+                proxy is trusted. See `core.diffusion.fusion`.
+            fusion: in [0, 1]: share of what the fusion network then corrects; of that, as much as
+                `proxy_detail` says.
             seed: base seed; each view derives its own from seed, `subject_id` and its name.
             subject_id: id of the portrait.
             view_names: V names; default "000", "001", ....
@@ -312,6 +315,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         noise_strength = _given(noise_strength, sampler.noise_strength)
         refine_proxy = _given(refine_proxy, sampler.refine_proxy)
         proxy_detail = _given(proxy_detail, sampler.proxy_detail)
+        fusion = _given(fusion, sampler.fusion)
         seed = _given(seed, self.preset.seed)
         group = sampler.view_group
         view_group = _given(view_group, ViewGroup(group.size, group.kind, group.overlap))
@@ -381,7 +385,15 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         images = decode_latents(self.vae, latents)
         if proxy_images is not None and encoded_proxies is not None and proxy_detail:
             decoded = decode_latents(self.vae, encoded_proxies)
-            images = self._fuse(images, proxy_images, decoded, confidences, coverages, proxy_detail)
+            maps = [
+                torch.ones_like(images[:, :1]) if each is None else each.to(images)
+                for each in (confidences, coverages)
+            ]
+            views, trust = images, maps[0]
+            images = with_detail(views, proxy_images, decoded, proxy_detail * trust)
+            if self.fusion is not None and fusion:
+                fused = self._fuse(images, views, proxy_images, *maps)
+                images = torch.lerp(images, fused, proxy_detail * fusion)
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
 
     def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:
@@ -426,31 +438,16 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         prediction = denoiser.predict_groups(sample, last, conditions, groups)
         return clean_latents(self.scheduler, prediction, last, sample)
 
-    def _fuse(
-        self,
-        views: Tensor,
-        proxies: Tensor,
-        decoded: Tensor,
-        confidences: Tensor | None,
-        coverages: Tensor | None,
-        share: float,
-    ) -> Tensor:
-        """The views with the proxies' detail; arguments as of `with_detail` and `Fusion.forward`."""
-        trust, cover = (
-            torch.ones_like(views[:, :1]) if each is None else each.to(views)
-            for each in (confidences, coverages)
-        )
-        images = with_detail(views, proxies, decoded, share * trust)
+    def _fuse(self, *maps: Tensor) -> Tensor:
+        """The fusion network's answer; arguments as of `Fusion.forward`."""
         fusion = self.fusion
-        if fusion is None:
-            return images
-        maps = (images, views, proxies, trust, cover)
+        assert fusion is not None
 
         def corrected(part: slice) -> Tensor:
             out: Tensor = fusion(*(each[part].to(fusion.dtype) for each in maps))
             return out.float()
 
-        return torch.lerp(images, in_slices(corrected, len(views), FUSION_SLICE), share)
+        return in_slices(corrected, len(maps[0]), FUSION_SLICE)
 
     def _start(
         self,

@@ -261,8 +261,8 @@ def test_an_untrained_fusion_changes_nothing_and_a_trained_one_by_the_share(
     references, cameras = (random_images(count, seed=count, size=64) for count in (1, 6))
     proxies, trust = 0.5 * random_images(6, seed=2, size=64), torch.rand(6, 1, 64, 64)
 
-    def run(share: float) -> Tensor:
-        options = {"noise_strength": 0.0, "output_type": "pt", "proxy_detail": share}
+    def run(share: float, fusion: float = 1.0) -> Tensor:
+        options = {"noise_strength": 0.0, "output_type": "pt", "proxy_detail": share, "fusion": fusion}
         images = own_pipeline(references, cameras, proxies, confidences=trust, **options).images
         assert isinstance(images, Tensor)
         return images
@@ -277,6 +277,9 @@ def test_an_untrained_fusion_changes_nothing_and_a_trained_one_by_the_share(
     assert_same(run(1.0), (detailed - darker).clamp(-1, 1))
     assert_same(run(0.5), (half - darker / 2).clamp(-1, 1))
     assert_same(run(0.0), alone)
+    assert_same(run(1.0, fusion=0.5), (detailed - darker / 2).clamp(-1, 1))
+    assert_same(run(0.5, fusion=0.5), (half - darker / 4).clamp(-1, 1))
+    assert_same(run(1.0, fusion=0.0), detailed)
 
 
 def test_fusion_reads_each_of_its_inputs() -> None:
@@ -436,6 +439,7 @@ def test_a_preset_gives_the_views_of_synthesize() -> None:
         noise_strength=0.5,
         refine_proxy=True,
         proxy_detail=1.0,
+        fusion=1.0,
         seed=3,
         view_group=ViewGroup(8, "overlap", 4),
         output_type="pt",
