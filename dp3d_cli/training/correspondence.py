@@ -1,8 +1,10 @@
-"""Teach attention where to look: which place of a reference shows what each place of a view shows.
+"""Teach attention where to look in the references, and what to take from there.
 
 Attention over references finds correspondences by itself only after very many steps. Where the geometry of a
 subject is known, each view's token has a right answer, and its queries and the references' keys can be taught
-like a classifier. The answer is a training signal only: nothing of it is needed to make views.
+like a classifier. Geometry alone would teach the reference network to tell places and to forget colours, so
+what is taken is read as well: a linear layer has to tell the view's latents from it. Answers and readers are
+for training only: nothing of them is needed to make views.
 
 Axes: B subjects, V views, n references of one subject, h cells along a side, T tokens of a layer.
 """
@@ -165,5 +167,6 @@ def taken_error(looked: Looked, reader: nn.Module, images: Tensor, answers: Tens
     side = round(looked.taken.shape[1] ** 0.5)
     target = functional.pixel_unshuffle(images, images.shape[-1] // side).flatten(2).transpose(1, 2)
     known = answers.sum(-1)
-    error = (reader(looked.taken) - target).square().mean(-1)
+    read: Tensor = reader(looked.taken)
+    error = (read - target).square().mean(-1)
     return (known * error).sum() / known.sum().clamp_min(1)

@@ -244,10 +244,18 @@ def _train(
     torch.manual_seed(loop.seed)
     network = Fusion()
     if start is not None:
-        load_average(start, network)
+        load_fusion(start, network)
     watched = FusionBatches(*validation, settings, 0, 0)
     batches = FusionBatches(*data, settings, loop.seed, loop.steps)
     train(network, batches, FusionLoss(settings), loop, run, partial(validate, batches=watched))
+
+
+def load_fusion(path: Path, network: Fusion) -> None:
+    """Fill the network with what a folder of weights has, or with the averaged weights of a run."""
+    if not (path / FOLDER).is_dir():
+        load_average(path, network)
+        return
+    network.load_state_dict(Fusion.from_pretrained(path / FOLDER, low_cpu_mem_usage=False).state_dict())
 
 
 def export(runs: Sequence[Path], weights: Path) -> None:
@@ -277,7 +285,7 @@ def main() -> None:
     fit.add_argument("--views", type=Path, help="By default as if the networks changed nothing.")
     fit.add_argument("--validation", type=Path, required=True, help="Latents of held-out heads.")
     fit.add_argument("--validation-views", type=Path)
-    fit.add_argument("--start", type=Path, help="Run to go on from.")
+    fit.add_argument("--start", type=Path, help="Run, or folder of weights, to go on from.")
     fit.add_argument("--run", type=Path, required=True)
     out = actions.add_parser("export", help="Write the averaged network into a folder of weights.")
     out.add_argument("--run", type=Path, nargs="+", required=True, help="Of several the mean.")

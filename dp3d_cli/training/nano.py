@@ -15,7 +15,8 @@ without a hint too: what they show has to come from the reference and from the o
 more references than one, other views of the subject: they show what the proxy had to guess. The error of each
 latent channel counts by how much the channel is worth in pixels.
 
-What attention to the references should look at is taught directly (`dp3d_cli.training.correspondence`).
+Where attention should look in the references and what it should take from there is taught directly
+(`dp3d_cli.training.correspondence`).
 
 `python -m dp3d_cli.training.nano --help` says how to start it; benchmarks/train_nano.sh has the whole way.
 """
@@ -223,6 +224,8 @@ def batch_of(shard: LatentShard, subject: int, cameras: NDArray[np.uint8]) -> Na
 class NanoNetworks(nn.Module):
     """The trained networks as one module, and their joint forward pass.
 
+    `readers`, one for each attention of the decoder, are for `correspondence.taken_error` and not exported.
+
     Args:
         sizes: of the networks.
         start: runs or weights to start from (`training.start.load_start`); by default random numbers.
@@ -235,12 +238,11 @@ class NanoNetworks(nn.Module):
         self.reference_unet = networks.reference_unet
         self.controlnet = networks.controlnet
         self.empty_prompt = networks.empty_prompt
-        channels = int(sizes.trunk["in_channels"])
-        decoder = enumerate(reversed(self.unet.up_blocks))
+        channels, widths = sizes.trunk["in_channels"], sizes.trunk["block_out_channels"]
         self.readers = nn.ModuleList(
-            nn.Linear(layer.proj_out.out_channels, channels * 4**level)
-            for level, block in reversed(list(decoder))
-            for layer in parts_of(block, "attentions")
+            nn.Linear(widths[level], channels * 4**level)
+            for level, block in zip(reversed(range(len(widths))), self.unet.up_blocks, strict=True)
+            for _ in parts_of(block, "attentions")
         )
 
     def forward(

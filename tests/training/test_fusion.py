@@ -19,6 +19,7 @@ from dp3d_cli.training.fusion import (
     FusionLoss,
     FusionSettings,
     export,
+    load_fusion,
     local_sharpness,
     make_views,
     validate,
@@ -164,3 +165,8 @@ def test_the_export_is_part_of_the_pipelines_folder(latents: Path, tmp_path: Pat
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float()), name
     assert str(tmp_path) not in (weights / "fusion" / "config.json").read_text()
+    for start, expected in ((weights, loaded), (tmp_path / "run", network)):  # what training can go on from
+        again = Fusion()
+        load_fusion(start, again)
+        for name, value in expected.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value), name

@@ -389,11 +389,11 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
                 torch.ones_like(images[:, :1]) if each is None else each.to(images)
                 for each in (confidences, coverages)
             ]
-            views, trust = images, maps[0]
-            images = with_detail(views, proxy_images, decoded, proxy_detail * trust)
+            detailed = with_detail(images, proxy_images, decoded, proxy_detail * maps[0])
             if self.fusion is not None and fusion:
-                fused = self._fuse(images, views, proxy_images, *maps)
-                images = torch.lerp(images, fused, proxy_detail * fusion)
+                fused = self._fuse(detailed, images, proxy_images, *maps)
+                detailed = torch.lerp(detailed, fused, proxy_detail * fusion)
+            images = detailed
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
 
     def _check_sizes(self, references: Tensor, cameras: Tensor, proxies: Tensor | None) -> None:
