@@ -5,18 +5,24 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 
+from dp3d_cli.core.cameras.camera import Camera
 from dp3d_cli.core.diffusion.codec import encode_images
-from dp3d_cli.core.diffusion.configs import Sizes
+from dp3d_cli.core.diffusion.configs import Sizes, nano
 from dp3d_cli.core.diffusion.pipeline import DiffPortraitPipeline
+from dp3d_cli.core.diffusion.sampler import ddim_scheduler
+from dp3d_cli.core.renderers.procedural import ProceduralHead
 from dp3d_cli.core.weights.manifest import problems
+from dp3d_cli.core.weights.registry import resolve
 from dp3d_cli.training.augment import AugmentSettings, randomise
 from dp3d_cli.training.cache import CacheSettings, Shard, make_shard, read_shard, write_shard
 from dp3d_cli.training.codec import principal_start, to_tensor
-from dp3d_cli.training.data import SubjectViews
+from dp3d_cli.training.data import SPLITS, SubjectViews
 from dp3d_cli.training.latents import LatentShard, encode_shard, write_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
 from dp3d_cli.training.nano import (
+    NanoBatch,
     NanoBatches,
     NanoLoss,
     NanoNetworks,
@@ -177,9 +183,7 @@ def test_some_steps_without_a_hint_are_at_the_noisiest_timesteps(data: tuple[Pat
     seen: dict[str, list[int]] = {}
 
     class Module(NanoNetworks):
-        def forward(
-            self, sample: torch.Tensor, timesteps: torch.Tensor, *_: object, **__: object
-        ) -> torch.Tensor:
+        def forward(self, sample: Tensor, timesteps: Tensor, *_: object, **__: object) -> Tensor:
             self.timesteps = timesteps
             return sample
 
@@ -234,3 +238,39 @@ def test_training_lowers_the_loss_and_exports_a_pipeline(
     assert not any(str(tmp_path) in text for text in texts)
     assert pipeline.config.mid_view_attention == "always"
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_the_embedded_networks_take_a_persons_looks_from_the_reference() -> None:
+    """From noise, without the hint, nothing else shows what a person looks like."""
+    module = NanoNetworks(nano(), [resolve("nano")]).eval()
+    vae = AutoencoderKL.from_pretrained(resolve("nano") / "vae").float().eval()
+    labels = torch.from_numpy(np.stack([Camera.look_at(yaw, 0.0).label for yaw in (0.0, -0.3, 0.3)]))
+    anna, berta, condition = (
+        ProceduralHead(seed).render(labels, 256).image * 2 - 1 for seed in SPLITS["test"][:3]
+    )
+    with torch.inference_mode():
+        views = torch.cat([encode_images(vae, each) for each in (anna, berta)])
+        batch = NanoBatch(
+            references=views[::3],
+            images=views.unflatten(0, (2, 3))[:, 1:].flatten(0, 1),
+            proxies=torch.zeros(4, *views.shape[1:]),
+            maps=torch.zeros(4, 2, *views.shape[2:]),
+            has_hint=torch.zeros(4, 1, 1, 1),
+            cameras=condition[1:].repeat(2, 1, 1, 1),
+            answers=None,
+            num_views=2,
+            num_references=1,
+        )
+        noise = torch.randn(batch.images.shape, generator=torch.Generator().manual_seed(0))
+        alpha = ddim_scheduler("v_prediction").alphas_cumprod[-1]
+        sample = alpha.sqrt() * batch.images + (1 - alpha).sqrt() * noise
+
+        def error(references: Tensor, **changes: bool) -> float:
+            shown = replace(batch, references=references)
+            velocity = module(sample, torch.full((2,), 999), shown, **changes)
+            estimate = alpha.sqrt() * sample - (1 - alpha).sqrt() * velocity
+            return float((estimate - batch.images).square().mean())
+
+        own, other = error(batch.references), error(batch.references.flip(0))
+        without = error(batch.references, use_reference=False)
+    assert own < 0.9 * without < other
