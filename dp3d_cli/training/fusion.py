@@ -259,9 +259,9 @@ def load_fusion(path: Path, network: Fusion) -> None:
 
 
 def export(runs: Sequence[Path], weights: Path) -> None:
-    """Write the mean of the runs' averaged networks in half precision into a pipeline's folder."""
+    """Write the mean of what `load_fusion` finds in half precision into a pipeline's folder."""
     network = Fusion()
-    load_mean(runs, network)
+    load_mean(runs, network, load_fusion)
     network.half().save_pretrained(weights / FOLDER, safe_serialization=True)
     index = weights / "model_index.json"
     content = json.loads(index.read_text(encoding="utf-8"))
@@ -288,7 +288,9 @@ def main() -> None:
     fit.add_argument("--start", type=Path, help="Run, or folder of weights, to go on from.")
     fit.add_argument("--run", type=Path, required=True)
     out = actions.add_parser("export", help="Write the averaged network into a folder of weights.")
-    out.add_argument("--run", type=Path, nargs="+", required=True, help="Of several the mean.")
+    out.add_argument(
+        "--run", type=Path, nargs="+", required=True, help="Run, or folder of weights; of several the mean."
+    )
     out.add_argument("--weights", type=Path, required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -26,9 +26,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -59,6 +60,8 @@ from dp3d_cli.training.settings import build
 from dp3d_cli.training.start import load_start
 
 logger = logging.getLogger(__name__)
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _LATE = 0.1  # of all timesteps, the last
 _NUDGE = 0.1  # change of a latent that counts as small; their standard deviation is 1
@@ -416,11 +419,13 @@ def pixel_worth(vae: AutoencoderKL, latents: list[LatentShard]) -> Tensor:
     return torch.stack(worth)
 
 
-def load_mean(paths: Sequence[Path], module: nn.Module) -> None:
-    """Fill `module` with the mean of the averaged weights of several checkpoints."""
+def load_mean(
+    paths: Sequence[Path], module: ModuleT, load: Callable[[Path, ModuleT], object] = load_average
+) -> None:
+    """Fill `module` with the mean of what `load` finds: by default several checkpoints' averaged weights."""
     states = []
     for path in paths:
-        load_average(path, module)
+        load(path, module)
         states.append({name: value.clone() for name, value in module.state_dict().items()})
     module.load_state_dict({name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]})
 

@@ -165,6 +165,14 @@ def test_the_export_is_part_of_the_pipelines_folder(latents: Path, tmp_path: Pat
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value.half().float()), name
     assert str(tmp_path) not in (weights / "fusion" / "config.json").read_text()
+    other = tmp_path / "other"
+    write_pipeline(shake(DiffPortraitPipeline.from_sizes(tiny_sizes())), other)
+    export([weights], other)
+    assert (other / "model_index.json").read_text() == (weights / "model_index.json").read_text()
+    assert problems(other) == []
+    copied = DiffPortraitPipeline.from_pretrained(other).fusion
+    for name, value in copied.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
     for start, expected in ((weights, loaded), (tmp_path / "run", network)):  # what training can go on from
         again = Fusion()
         load_fusion(start, again)
