@@ -105,6 +105,11 @@ class NanoSettings:
     take: float = 0.0
     look_side: int = 16
 
+    @property
+    def teaches(self) -> bool:
+        """Whether attention is taught: its answers take time."""
+        return bool(self.look or self.take)
+
 
 @dataclass(frozen=True)
 class NanoBatch:
@@ -169,7 +174,7 @@ class NanoBatches(Dataset[NanoBatch]):
         rows = [self._subject(views, count, rng) for _ in range(subjects)]
         columns = [torch.cat(column) for column in zip(*rows, strict=True)]
         references, images, proxies, maps, has_hint, cameras, answers = columns
-        taught = answers if self.settings.look else None
+        taught = answers if self.settings.teaches else None
         return NanoBatch(references, images, proxies, maps, has_hint, cameras, taught, views, count)
 
     def _subject(self, views: int, references: int, rng: np.random.Generator) -> tuple[Tensor, ...]:
@@ -199,7 +204,7 @@ class NanoBatches(Dataset[NanoBatch]):
         self, shard: LatentShard, subject: int, chosen: NDArray[np.int64], further: NDArray[np.int64]
     ) -> Tensor:
         """[V, T, n * T] for views `chosen` and the portrait with the views `further` as references."""
-        if not self.settings.look:
+        if not self.settings.teaches:
             return torch.zeros(len(chosen), 0, 0)
         seen = np.concatenate([[0], 1 + further])  # the portrait comes first
         points = torch.from_numpy(shard.points[subject].astype(np.float32))

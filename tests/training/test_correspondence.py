@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from dp3d_cli.core.cameras.camera import PIVOT, Camera
+from dp3d_cli.core.diffusion.attention import ProjectedBank
 from dp3d_cli.core.diffusion.configs import build_networks
 from dp3d_cli.core.diffusion.trunk import parts_of
+from dp3d_cli.core.diffusion.view_unet import ViewUNet
 from dp3d_cli.training.correspondence import (
     Looked,
     attention_error,
@@ -148,7 +150,8 @@ def test_taken_error_is_that_of_the_latents_under_each_token_with_an_answer() ->
     assert float(taken_error(wrong, torch.nn.Identity(), images, answers)) == 0
 
 
-def test_what_the_decoder_looks_at_and_takes_is_seen_and_carries_gradients() -> None:
+def watched() -> tuple[ViewUNet, ProjectedBank, list[Looked]]:
+    """A tiny backbone, what one reference gave it, and what its decoder did with that for two views."""
     torch.manual_seed(0)
     networks = build_networks(tiny_sizes())
     unet, prompt = networks.unet, networks.empty_prompt()
@@ -157,32 +160,28 @@ def test_what_the_decoder_looks_at_and_takes_is_seen_and_carries_gradients() -> 
     looked: list[Looked] = []
     with watch_decoder(unet, bank, looked):
         unet(latents, 5, prompt, num_views=2, reference_bank=bank)
-    decoder = [layer for block in unet.up_blocks for layer in parts_of(block, "attentions")]
-    assert len(looked) == len(decoder)
+    count = len(looked)
+    unet(latents, 5, prompt, num_views=2, reference_bank=bank)
+    assert len(looked) == count  # it is over
+    return unet, bank, looked
+
+
+def test_what_the_decoder_looks_at_and_takes_is_seen_and_carries_gradients() -> None:
+    unet, _, looked = watched()
+    assert len(looked) == len([layer for block in unet.up_blocks for layer in parts_of(block, "attentions")])
     for each in looked:
         assert each.query.shape == each.own.shape == each.key.shape
         assert each.query.shape[0] == 2
         assert each.taken.shape == (2, each.query.shape[2], each.query.shape[1] * each.query.shape[3])
         assert each.query.requires_grad
         assert each.taken.requires_grad
-    count = len(looked)
-    unet(latents, 5, prompt, num_views=2, reference_bank=bank)
-    assert len(looked) == count
 
 
 def test_what_is_taken_is_attention_over_the_references_alone() -> None:
-    torch.manual_seed(0)
-    networks = build_networks(tiny_sizes())
-    unet, prompt = networks.unet, networks.empty_prompt()
-    latents = torch.randn(2, 4, 8, 8)
-    bank = unet.project_reference(networks.reference_unet(latents[:1], 5, prompt))
-    looked: list[Looked] = []
-    with watch_decoder(unet, bank, looked), torch.no_grad():
-        unet(latents, 5, prompt, num_views=2, reference_bank=bank)
+    unet, bank, looked = watched()
     attention = parts_of(unet.up_blocks[0], "attentions")[0].get_submodule("transformer_blocks.0.attn1")
     _, value = bank.layers[len(bank.layers) - len(looked)]
-    shares = torch.softmax(
-        looked[0].query @ looked[0].key.transpose(-1, -2) / looked[0].key.shape[-1] ** 0.5, -1
-    )
+    query, key = looked[0].query, looked[0].key
+    shares = torch.softmax(query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5, -1)
     expected = attention.get_submodule("to_out.0")((shares @ value).transpose(1, 2).flatten(2))
     torch.testing.assert_close(looked[0].taken, expected)
