@@ -62,7 +62,7 @@ def error(networks: NanoNetworks, batch: NanoBatch, timestep: int, *, use_refere
 
 
 def worth(networks: NanoNetworks, seen: list[NanoBatch]) -> dict[str, dict[str, float]]:
-    """What the module docstring lists; F_ref's weights are gone afterwards."""
+    """What the module docstring lists; F_ref and F_cam are copies of the backbone afterwards."""
     last = len(ddim_scheduler("v_prediction").alphas_cumprod) - 1
     strangers = [replace(batch, references=batch.references.flip(0)) for batch in seen]
     errors = {

@@ -46,6 +46,6 @@ $two dp3d_cli.training.nano --preset presets/train/nano.yaml $networks --start "
 $module.nano --preset presets/train/nano.yaml $networks --export "$work/nano"
 cp -r "$work/earlier/nano/proxy" "$work/nano/proxy"
 
-# The fusion network is the earlier one: going on with the views of these networks (400 steps like fusion-end.yaml)
+# The fusion network is the earlier one: going on with the views of these networks (400 steps like fusion-end.yaml's)
 # made held-out heads sharper, but no better.
 $module.fusion export --run "$work/earlier/nano" --weights "$work/nano"

@@ -87,8 +87,8 @@ class SamplerSettings(_Section):
             the proxy; 0 takes no denoising step.
         refine_proxy: replace the proxy by the network's one-pass estimate before `noise_strength` applies.
         proxy_detail: share of the proxy's fine detail in the views where it shows what the reference saw.
-        fusion: share of what a fusion network, if the weights have one, then corrects; of that share, as much
-            as `proxy_detail` says.
+        fusion: share of what a fusion network, if the weights have one, then corrects; counts times
+            `proxy_detail`.
         published_quirks: follow the released sampler in all of `core.diffusion.sampler.Quirks`; else in none.
         view_group: how views are grouped.
     """

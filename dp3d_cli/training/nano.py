@@ -364,6 +364,9 @@ class NanoLoss:
             for layer, reader in zip(looked, module.readers, strict=True)
             if layer.query.shape[2] == answers.shape[1]
         ]
+        if not layers:
+            side = self.settings.look_side
+            raise ValueError(f"look_side is {side}, but no layer of the decoder has {side} x {side} tokens")
         look = torch.stack([attention_error(layer, answers) for layer, _ in layers]).mean()
         errors = [taken_error(layer, reader, batch.images, answers) for layer, reader in layers]
         take = torch.stack(errors).mean()

@@ -177,6 +177,13 @@ def test_what_attention_looks_at_and_takes_is_part_of_the_loss(data: tuple[Path,
         module.zero_grad()
 
 
+def test_a_side_that_no_layer_has_is_refused(data: tuple[Path, Path]) -> None:
+    settings = replace(SETTINGS, look=0.1, look_side=2, drop_reference=0, drop_both=0)
+    batch = NanoBatches(*data, settings, seed=0, steps=1)[0]
+    with pytest.raises(ValueError, match="look_side is 2"):
+        NanoLoss(settings, torch.ones(8))(NanoNetworks(sizes()), batch, torch.Generator().manual_seed(0))
+
+
 def test_some_steps_without_a_hint_are_at_the_noisiest_timesteps(data: tuple[Path, Path]) -> None:
     settings = replace(SETTINGS, mean_share=0, drop_hint=0.5, noisiest=0.5)
     batch = NanoBatches(*data, settings, seed=0, steps=1)[0]

@@ -288,8 +288,7 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
                 timestep.
             proxy_detail: in [0, 1]: share of the proxy's fine detail that replaces the networks' where the
                 proxy is trusted. See `core.diffusion.fusion`.
-            fusion: in [0, 1]: share of what the fusion network then corrects; of that, as much as
-                `proxy_detail` says.
+            fusion: in [0, 1]: share of what the fusion network then corrects; counts times `proxy_detail`.
             seed: base seed; each view derives its own from seed, `subject_id` and its name.
             subject_id: id of the portrait.
             view_names: V names; default "000", "001", ....
@@ -385,13 +384,13 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         images = decode_latents(self.vae, latents)
         if proxy_images is not None and encoded_proxies is not None and proxy_detail:
             decoded = decode_latents(self.vae, encoded_proxies)
-            maps = [
+            trust, cover = (
                 torch.ones_like(images[:, :1]) if each is None else each.to(images)
                 for each in (confidences, coverages)
-            ]
-            detailed = with_detail(images, proxy_images, decoded, proxy_detail * maps[0])
+            )
+            detailed = with_detail(images, proxy_images, decoded, proxy_detail * trust)
             if self.fusion is not None and fusion:
-                fused = self._fuse(detailed, images, proxy_images, *maps)
+                fused = self._fuse(self.fusion, detailed, images, proxy_images, trust, cover)
                 detailed = torch.lerp(detailed, fused, proxy_detail * fusion)
             images = detailed
         return DiffPortraitOutput(_as_output(images.clamp(-1, 1), output_type, quirks.truncate), latents)
@@ -438,10 +437,9 @@ class DiffPortraitPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffuser
         prediction = denoiser.predict_groups(sample, last, conditions, groups)
         return clean_latents(self.scheduler, prediction, last, sample)
 
-    def _fuse(self, *maps: Tensor) -> Tensor:
-        """The fusion network's answer; arguments as of `Fusion.forward`."""
-        fusion = self.fusion
-        assert fusion is not None
+    @staticmethod
+    def _fuse(fusion: Fusion, *maps: Tensor) -> Tensor:
+        """The network's answer in float32, a few views at a time; `maps` as of `Fusion.forward`."""
 
         def corrected(part: slice) -> Tensor:
             out: Tensor = fusion(*(each[part].to(fusion.dtype) for each in maps))
