@@ -26,7 +26,8 @@ from torch.nn import functional
 
 from dp3d_cli.core.diffusion.configs import nano
 from dp3d_cli.core.diffusion.sampler import ddim_scheduler
-from dp3d_cli.training.nano import NanoBatch, NanoBatches, NanoNetworks, NanoSettings
+from dp3d_cli.training.nano import NanoNetworks
+from dp3d_cli.training.nano_batches import NanoBatch, NanoBatches, NanoSettings
 from dp3d_cli.training.start import copy_backbone
 
 BATCHES = 8  # of two subjects with 8 views each

@@ -35,11 +35,13 @@ from dp3d_cli.core.diffusion.fusion import Fusion, with_detail
 from dp3d_cli.core.diffusion.sampler import ddim_scheduler
 from dp3d_cli.core.presets import read_yaml_mapping
 from dp3d_cli.core.proxies.template import to_uint8
+from dp3d_cli.training.augment import Recolouring, bent
 from dp3d_cli.training.cache import read_shard, shard_folders
 from dp3d_cli.training.export import tidy
 from dp3d_cli.training.latents import LatentShard, read_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
-from dp3d_cli.training.nano import NanoNetworks, batch_of, load_mean, mean_pass
+from dp3d_cli.training.nano import NanoNetworks, load_mean, mean_pass
+from dp3d_cli.training.nano_batches import batch_of
 from dp3d_cli.training.settings import build
 from dp3d_cli.training.stages.proxy import Perceptual
 
@@ -58,12 +60,16 @@ class FusionSettings:
         perceptual: weight of the perceptual distance.
         sharpness: weight of the difference in local sharpness.
         unchanged: share of pictures whose view is the proxy itself, as of networks that change nothing.
+        bent: share of pictures that are bent (`augment.bent`): faces unlike those of procedural heads.
+        recoloured: share of pictures in other colours (`augment.Recolouring`).
     """
 
     pictures: int = 16
     perceptual: float = 0.1
     sharpness: float = 0.0
     unchanged: float = 0.0
+    bent: float = 0.0
+    recoloured: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,32 +114,42 @@ class FusionBatches(Dataset[FusionBatch]):
         for _ in range(self.settings.pictures):
             shard = int(rng.integers(len(self.pictures)))
             subjects, views = self.pictures[shard].shape[:2]
-            rows.append((shard, int(rng.integers(subjects)), int(rng.integers(views)), rng.random()))
-        return self.batch(rows)
+            rows.append((shard, int(rng.integers(subjects)), int(rng.integers(views))))
+        return self.batch(rows, rng)
 
-    def batch(self, rows: list[tuple[int, int, int, float]]) -> FusionBatch:
-        """Pictures by shard, subject and view, and a number that is low if the view is the proxy itself."""
-        stored, made = [], []
-        for shard, subject, view, chance in rows:
-            picture = np.asarray(self.pictures[shard][subject, view])
-            stored.append(picture)
-            is_proxy = not self.views or chance < self.settings.unchanged
-            twice = np.concatenate([picture[..., 3:6]] * 2, -1)
-            made.append(twice if is_proxy else np.asarray(self.views[shard][subject, view]))
-        pictures, views = _planes(stored), _planes(made)
+    def batch(self, rows: list[tuple[int, int, int]], rng: np.random.Generator | None = None) -> FusionBatch:
+        """Pictures by shard, subject and view; varied as the settings say if there is a generator."""
+        layers = torch.stack([self._layers(*row, rng) for row in rows])
+        colours = layers[:, :12] * 2 - 1
         return FusionBatch(
-            truths=pictures[:, :3] * 2 - 1,
-            images=views[:, :3] * 2 - 1,
-            views=views[:, 3:] * 2 - 1,
-            proxies=pictures[:, 3:6] * 2 - 1,
-            confidences=pictures[:, 6:7],
-            coverages=pictures[:, 7:],
+            truths=colours[:, :3],
+            images=colours[:, 6:9],
+            views=colours[:, 9:],
+            proxies=colours[:, 3:6],
+            confidences=layers[:, 12:13],
+            coverages=layers[:, 13:],
         )
 
+    def _layers(self, shard: int, subject: int, view: int, rng: np.random.Generator | None) -> Tensor:
+        """[14, S, S] in [0, 1]: truth, proxy, view with detail, view alone, confidence, coverage."""
+        picture = np.asarray(self.pictures[shard][subject, view])
+        if not self.views or (rng is not None and rng.random() < self.settings.unchanged):
+            made = np.concatenate([picture[..., 3:6], picture[..., 3:6]], -1)
+        else:
+            made = np.asarray(self.views[shard][subject, view])
+        stacked = np.concatenate([picture[..., :6], made, picture[..., 6:]], -1)
+        if rng is not None and rng.random() < self.settings.bent:
+            stacked = bent(stacked, rng)
+        layers = _planes(stacked)
+        if rng is not None and rng.random() < self.settings.recoloured:
+            colours = Recolouring.draw(rng)(layers[:12].view(4, 3, *layers.shape[1:]))
+            layers = torch.cat([colours.flatten(0, 1), layers[12:]])
+        return layers
 
-def _planes(pictures: list[NDArray[np.uint8]]) -> Tensor:
-    """uint8 [S, S, C] each → [B, C, S, S] in [0, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+def _planes(pictures: NDArray[np.uint8]) -> Tensor:
+    """uint8 [..., S, S, C] → [..., C, S, S] in [0, 1]."""
+    return torch.from_numpy(np.array(pictures)).movedim(-1, -3).float() / 255
 
 
 class FusionLoss:
@@ -172,9 +188,9 @@ def local_sharpness(images: Tensor) -> Tensor:
 
 
 def corrected(network: Fusion, batch: FusionBatch) -> Tensor:
-    """[B, 3, S, S] around [-1, 1], without the limits of `Fusion.forward`."""
-    inputs = (batch.images, batch.views, batch.proxies, batch.confidences, batch.coverages)
-    return batch.images + network.correction(*inputs)
+    """[B, 3, S, S] around [-1, 1]."""
+    out: Tensor = network(batch.images, batch.views, batch.proxies, batch.confidences, batch.coverages)
+    return out
 
 
 @torch.inference_mode()
@@ -183,7 +199,7 @@ def validate(network: Fusion, batches: FusionBatches) -> dict[str, float]:
     found: dict[str, list[Tensor]] = {"psnr": [], "psnr_before": []}
     for shard, pictures in enumerate(batches.pictures):
         for subject in range(pictures.shape[0]):
-            batch = batches.batch([(shard, subject, view, 1.0) for view in range(pictures.shape[1])])
+            batch = batches.batch([(shard, subject, view) for view in range(pictures.shape[1])])
             for name, images in (("psnr", corrected(network, batch)), ("psnr_before", batch.images)):
                 error = (images.clamp(-1, 1) - batch.truths).square().mean((1, 2, 3)) / 4
                 found[name].append(-10 * torch.log10(error))
@@ -210,7 +226,7 @@ def make_views(
     for subject in range(len(shard.images)):
         batch = batch_of(shard, subject, cameras[(subject + 1) % len(cameras)])
         views = decode_latents(vae, mean_pass(networks, batch, alphas))
-        pictures = _planes(list(shard.pictures[subject]))
+        pictures = _planes(shard.pictures[subject])
         proxies, confidences = pictures[:, 3:6] * 2 - 1, pictures[:, 6:7]
         images = with_detail(views, proxies, decode_latents(vae, batch.proxies), confidences)
         made.append(to_uint8((torch.cat([images, views], 1) + 1) / 2))

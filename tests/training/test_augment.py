@@ -11,6 +11,7 @@ from dp3d_cli.core.renderers.procedural import ProceduralHead
 from dp3d_cli.training.augment import (
     AugmentSettings,
     Recolouring,
+    bent,
     degrade,
     mirrored,
     misplaced_crop,
@@ -126,6 +127,27 @@ def test_crops_are_off_by_little() -> None:
         shifts.append(affine @ [49.5, 49.5, 1] - 49.5)
         assert 0.85 < np.sqrt(np.linalg.det(affine[:, :2])) < 1.15
     assert np.std(shifts) == pytest.approx(1.2, rel=0.15)
+
+
+def test_a_picture_is_bent_smoothly_by_some_and_differently_each_time() -> None:
+    size = 64
+    rows, columns = np.meshgrid(np.arange(size) * 3, np.arange(size) * 3, indexing="ij")
+    picture = np.stack([rows, columns, rows, columns, rows], -1).astype(np.uint8)  # each tells its place
+    before = picture.copy()
+    mirrorings, moved = [], []
+    for seed in range(20):
+        made = bent(picture, np.random.default_rng(seed))
+        assert np.array_equal(made, bent(picture, np.random.default_rng(seed)))
+        assert made.shape == picture.shape
+        assert np.array_equal(made[..., 0], made[..., 4])  # layers stay on top of each other
+        middle = made[16:48, 16:48].astype(float)
+        mirrorings.append(np.diff(middle[..., 1], axis=1).mean() < 0)
+        vertical = np.diff(middle[..., 0], axis=0) / 3  # source rows per row
+        assert 0.4 < vertical.mean() < 1.6  # scaled
+        moved.append(np.abs(middle[..., 0] / 3 - np.arange(16, 48)[:, None]).mean())
+    assert np.array_equal(picture, before)
+    assert 4 < sum(mirrorings) < 16
+    assert 1 < np.mean(moved) < 10
 
 
 def test_tone_keeps_the_order_of_brightness_of_greys_and_palettes_theirs() -> None:

@@ -94,6 +94,35 @@ def test_views_may_be_the_proxies_themselves(latents: Path, views: Path) -> None
     assert 4 < int(same.sum()) < 28
 
 
+def test_pictures_may_be_bent_all_layers_alike(latents: Path, views: Path) -> None:
+    plain, bent = (FusionBatches(latents, views, replace(SETTINGS, bent=share), 0, 8) for share in (0, 1))
+    batch = bent[0]
+    assert not any(torch.equal(truth, other) for truth in batch.truths for other in plain[0].truths)
+    inside = (batch.proxies > -0.95) & (batch.truths < 0.95)  # cubic interpolation overshoots
+    difference = (batch.truths - batch.proxies)[inside]
+    torch.testing.assert_close(difference, torch.full_like(difference, 2 * 25 / 255), atol=0.02, rtol=0)
+    assert batch.coverages.min() == 1
+    rows = [(1, 0, 2), (0, 1, 1)]
+    assert torch.equal(bent.batch(rows).truths, plain.batch(rows).truths)  # as validation sees them
+
+
+def test_pictures_may_have_other_colours_all_layers_alike(latents: Path) -> None:
+    batches = FusionBatches(latents, None, replace(SETTINGS, recoloured=1.0), 0, 8)
+    rows, changes = [(0, 0, 0), (1, 1, 2)], []
+    plain = batches.batch(rows)
+    for seed in range(12):
+        varied = batches.batch(rows, np.random.default_rng(seed))
+        assert torch.equal(varied.confidences, plain.confidences)
+        assert torch.equal(varied.images, varied.proxies)
+        assert torch.equal(varied.views, varied.proxies)
+        darker = (varied.truths - varied.proxies).abs().amax((1, 2, 3))
+        assert (darker > 0.5 * 2 * 25 / 255).all()
+        assert (darker < 1.5 * 2 * 25 / 255).all()
+        changes.append(float((varied.truths - plain.truths).abs().mean()))
+    assert min(changes) > 0
+    assert max(changes) > 0.2
+
+
 def test_training_learns_what_is_wrong_with_the_pictures(latents: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Fusion((8, 16))

@@ -21,16 +21,8 @@ from dp3d_cli.training.codec import principal_start, to_tensor
 from dp3d_cli.training.data import SPLITS, SubjectViews
 from dp3d_cli.training.latents import LatentShard, encode_shard, write_latents
 from dp3d_cli.training.loop import LoopSettings, load_average, train
-from dp3d_cli.training.nano import (
-    NanoBatch,
-    NanoBatches,
-    NanoLoss,
-    NanoNetworks,
-    NanoSettings,
-    export,
-    mean_pass,
-    pixel_worth,
-)
+from dp3d_cli.training.nano import NanoLoss, NanoNetworks, export, mean_pass, pixel_worth
+from dp3d_cli.training.nano_batches import NanoBatch, NanoBatches, NanoSettings
 from tests.core.diffusion.tiny import tiny_sizes
 from tests.fakes.volume import tiny_volume
 from tests.training.subjects import Ellipsoids

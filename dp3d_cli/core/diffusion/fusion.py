@@ -42,33 +42,22 @@ def with_detail(images: Tensor, proxies: Tensor, decoded: Tensor, share: Tensor)
 class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carries no types
     """Corrects what `with_detail` made; starts as the identity.
 
-    What the portrait shows of the background stands still and is right already: there nothing is corrected,
-    and what corrections have of grain does not show on smooth walls. What it shows of the person may change
-    by little only: a network that knows procedural heads would move the features of real faces.
+    What the portrait shows of the background stands still and is right already: there nothing is corrected.
 
     Args:
         channels: of the U-net at 1/4, 1/8, 1/16, ... of the side.
-        limit: largest correction where the proxy is trusted, on a scale of [-1, 1].
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, channels: tuple[int, ...] = (64, 96, 128, 160), limit: float = 0.12) -> None:
+    def __init__(self, channels: tuple[int, ...] = (64, 96, 128, 160)) -> None:
         super().__init__()
         self.encoder = Encoder(11, tuple(channels), 3 * PATCH**2)
         zero_init(self.encoder.slices)
 
-    def correction(
-        self, images: Tensor, views: Tensor, proxies: Tensor, confidences: Tensor, coverages: Tensor
-    ) -> Tensor:
-        """What the network would add, [N, 3, S, S]: what it is trained on. Arguments as `forward`."""
-        pictures = (torch.cat([images, views, proxies], 1) + 1) / 2
-        _, patches = self.encoder(torch.cat([pictures, confidences, coverages], 1))
-        return functional.pixel_shuffle(patches, PATCH)
-
     def forward(
         self, images: Tensor, views: Tensor, proxies: Tensor, confidences: Tensor, coverages: Tensor
     ) -> Tensor:
-        """Pictures with as much of the correction as the class says.
+        """Corrected pictures.
 
         Args:
             images: [N, 3, S, S] in [-1, 1], from `with_detail`.
@@ -80,7 +69,7 @@ class Fusion(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers carrie
         Returns:
             [N, 3, S, S] around [-1, 1].
         """
-        correction = self.correction(images, views, proxies, confidences, coverages)
-        limit = self.config.limit
-        little = torch.lerp(correction, limit * torch.tanh(correction / limit), confidences)
-        return images + (1 - (1 - coverages) * confidences) * little
+        pictures = (torch.cat([images, views, proxies], 1) + 1) / 2
+        _, patches = self.encoder(torch.cat([pictures, confidences, coverages], 1))
+        correction: Tensor = functional.pixel_shuffle(patches, PATCH)
+        return images + (1 - (1 - coverages) * confidences) * correction
