@@ -2,7 +2,7 @@
 
     python benchmarks/reference_worth.py SHARDS LATENTS WEIGHTS...
 
-SHARDS and LATENTS: held-out heads as `train_nano.sh` makes them (val-heads, val-latents). Prints as JSON, for
+SHARDS and LATENTS: held-out heads as `train_nano.sh` makes them (val/heads, val/latents). Prints as JSON, for
 each folder of weights and the noisiest timestep,
 
 - forgotten: the share of the variance of the references' latents that no linear map finds in the features

@@ -27,7 +27,11 @@ prepare() { # split, shards, seed, strength
 prepare train 0:200 4 0.6
 prepare val 0:6 6 0.3
 
-$two dp3d_cli.training.fusion train --preset presets/train/fusion.yaml --start "$nano" --run "$work/fusion" \
-    --latents "$work/train/latents" --views "$work/train/views" \
-    --validation "$work/val/latents" --validation-views "$work/val/views"
-$module.fusion export --run "$work/fusion" --weights "$nano"
+fuse() { # preset, start, run
+    $two dp3d_cli.training.fusion train --preset "presets/train/$1.yaml" --start "$2" --run "$3" \
+        --latents "$work/train/latents" --views "$work/train/views" \
+        --validation "$work/val/latents" --validation-views "$work/val/views"
+}
+fuse fusion "$nano" "$work/fusion"
+fuse fusion-end "$work/fusion" "$work/fusion-end"
+$module.fusion export --run "$work/fusion-end" --weights "$nano"
