@@ -1,8 +1,10 @@
 r"""Train the fusion network: the networks' views with the proxies' detail, corrected towards the truth.
 
 The networks are finished by then. Their views of the training heads are made once (`views`); a step takes
-pictures at random from everywhere. The loss is squared error, the perceptual distance that S is trained
-with (`stages.proxy.Perceptual`), and the difference in local sharpness, which a mean alone would give up.
+pictures at random from everywhere, bends some into other faces and gives some other colours: a network that
+learns where procedural heads have their features would move those of real faces there. The loss is squared
+error, the perceptual distance that S is trained with (`stages.proxy.Perceptual`), and the difference in local
+sharpness, which a mean alone would give up.
 
     python -m dp3d_cli.training.fusion views --weights NANO --shards DATA --latents LATENTS --output VIEWS
     python -m dp3d_cli.training.fusion train --preset presets/train/fusion.yaml --latents LATENTS \
