@@ -19,6 +19,8 @@ glasses, light, background) is drawn with every procedural head; here is what a 
 Every colour change is a function of a pixel's colour alone: whatever depends on the place in the picture, as
 shadows do, would have to follow the head.
 
+`bent` makes other faces of finished pictures (`training.fusion`): they need not stay views of one thing.
+
 `landmarks._photograph` and `textures.recolour` stay where they are: the one is for grey
 crops whose points are known, the other for single pictures of no subject.
 """

@@ -18,7 +18,8 @@ latent channel counts by how much the channel is worth in pixels.
 Where attention should look in the references and what it should take from there is taught directly
 (`dp3d_cli.training.correspondence`).
 
-`python -m dp3d_cli.training.nano --help` says how to start it; benchmarks/train_nano.sh has the whole way.
+`python -m dp3d_cli.training.nano --help` says how to start it; benchmarks/train_nano.sh as of commit 6fb5033
+has the whole way from heads to a folder of weights.
 """
 
 from __future__ import annotations
