@@ -2,8 +2,8 @@
 
     python benchmarks/reference_worth.py SHARDS LATENTS WEIGHTS...
 
-SHARDS and LATENTS: held-out heads as `train_nano.sh` makes them (val/heads, val/latents). Prints as JSON, for
-each folder of weights and the noisiest timestep,
+SHARDS and LATENTS: held-out heads; those of `results/reference_worth.json` are val-heads and val-latents of
+`train_nano.sh` as of commit 6fb5033. Prints as JSON, for each folder of weights and the noisiest timestep,
 
 - forgotten: the share of the variance of the references' latents that no linear map finds in the features
   that the reference network hands to the decoder's last attention: of these weights, of the backbone's
